@@ -1,0 +1,299 @@
+"""The type `Array`, made of the core's handle, and the ways in and out of it: NumPy, DLPack, Python scalars, pickles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dagrun.array.printing import format_array
+from dagrun.core import TaskStory, device_index, native, story_of
+from dagrun.devices import Device, current_device, device
+from dagrun.record import layout
+
+DTYPES = frozenset(
+    np.dtype(name)
+    for name in (
+        "bool",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "uint8",
+        "uint16",
+        "uint32",
+        "uint64",
+        "float16",
+        "float32",
+        "float64",
+    )
+)
+
+if TYPE_CHECKING:
+
+    class Array:
+        """What type checkers see of the native type; the operators' methods are added by `dagrun.ops`."""
+
+        shape: tuple[int, ...]
+        strides: tuple[int, ...]
+        dtype: np.dtype[Any]
+        ndim: int
+        size: int
+        nbytes: int
+        itemsize: int
+        device: Device
+        task: TaskStory
+        T: Array
+        mT: Array
+        _layout: Any
+        _offset: int
+        _buffer: int
+        _version: int
+
+        def __getattr__(self, name: str) -> Any: ...
+        def __add__(self, other: Any) -> Array: ...
+        def __radd__(self, other: Any) -> Array: ...
+        def __sub__(self, other: Any) -> Array: ...
+        def __rsub__(self, other: Any) -> Array: ...
+        def __mul__(self, other: Any) -> Array: ...
+        def __rmul__(self, other: Any) -> Array: ...
+        def __truediv__(self, other: Any) -> Array: ...
+        def __rtruediv__(self, other: Any) -> Array: ...
+        def __matmul__(self, other: Any) -> Array: ...
+        def __pow__(self, other: Any) -> Array: ...
+        def __neg__(self) -> Array: ...
+        def __getitem__(self, key: Any) -> Array: ...
+        def __setitem__(self, key: Any, value: Any) -> None: ...
+        def __len__(self) -> int: ...
+
+else:
+    Array = native.Array
+
+
+def extend(**members: Any) -> None:
+    """Adds methods and properties to the array type."""
+    for name, member in members.items():
+        setattr(Array, name, member)
+
+
+def is_weak(value: object) -> bool:
+    """Whether a value is a Python scalar, whose dtype follows that of the arrays it meets."""
+    return type(value) in (bool, int, float)
+
+
+def _dtype(value: Any) -> np.dtype[Any]:
+    dtype = np.dtype(value).newbyteorder("=")
+    if dtype not in DTYPES:
+        raise TypeError(
+            f"dtype {dtype} is not supported: expected bool, an integer or a real floating type up to 64 bits"
+        )
+    return dtype
+
+
+def asarray(
+    obj: Any,
+    dtype: Any = None,
+    *,
+    device: str | Device | None = None,
+    copy: bool | None = None,
+) -> Array:
+    """An array from anything that NumPy understands, or from another array.
+
+    NumPy arrays are copied when this is called: later changes to them do not show. With `copy=False` the memory is
+    lent instead, which needs a C-contiguous NumPy array of that dtype that cannot be written (`x.flags.writeable =
+    False`); ValueError otherwise. An `Array` is returned as it is, cast or moved where dtype or device ask for it.
+
+        >>> import dagrun as dr
+        >>> dr.asarray([1, 2, 3]) + 1
+        array([2, 3, 4])
+    """
+    if isinstance(obj, Array):
+        return _from_array(obj, dtype, device, copy)
+    where = current_device() if device is None else _device(device)
+    if copy is False and not isinstance(obj, np.ndarray):
+        raise ValueError(f"asarray(copy=False) of a {type(obj).__name__}: only a read-only NumPy array can be lent")
+    if isinstance(obj, (list, tuple)) and any(isinstance(item, Array) for item in _leaves(obj)):
+        obj = _to_numpy(obj)
+    source = np.asarray(obj, dtype=None if dtype is None else _dtype(dtype))
+    final = _dtype(source.dtype)
+    if copy is False:
+        if source is not obj or not source.flags.c_contiguous or source.dtype != final:
+            raise ValueError(
+                "asarray(copy=False): the array must be C-contiguous, in native byte order and of the dtype asked for"
+            )
+        if source.flags.writeable or _writable_base(source):
+            raise ValueError(
+                "asarray(copy=False): the array can be written, and recorded work reads it later; "
+                "set x.flags.writeable = False on it and on what it is a view of, or let it be copied"
+            )
+        return native.from_memory(layout(final, source.shape), device_index(where), source, False)  # type: ignore[no-any-return]
+    source = np.ascontiguousarray(source, dtype=final).reshape(source.shape)
+    return native.from_memory(layout(final, source.shape), device_index(where), source.reshape(-1).view(np.uint8), True)  # type: ignore[no-any-return]
+
+
+def _leaves(obj: Any) -> Iterator[Any]:
+    for item in obj:
+        if isinstance(item, (list, tuple)):
+            yield from _leaves(item)
+        else:
+            yield item
+
+
+def _to_numpy(obj: Any) -> Any:
+    if isinstance(obj, Array):
+        return obj.numpy()
+    return [_to_numpy(item) for item in obj] if isinstance(obj, (list, tuple)) else obj
+
+
+def _device(label: str | Device) -> Device:
+    return device(label)
+
+
+def _writable_base(source: np.ndarray[Any, Any]) -> bool:
+    base = source.base
+    while isinstance(base, np.ndarray):
+        if base.flags.writeable:
+            return True
+        base = base.base
+    return False
+
+
+def _from_array(array: Array, dtype: Any, where: str | Device | None, copy: bool | None) -> Array:
+    result = array
+    if where is not None and _device(where) is not array.device:
+        if copy is False:
+            raise ValueError(f"asarray(copy=False): the array is on {array.device}, and {_device(where)} needs a copy")
+        result = result.to_device(where)
+    if dtype is not None and _dtype(dtype) != array.dtype:
+        if copy is False:
+            raise ValueError(f"asarray(copy=False): the array is {array.dtype}, and {_dtype(dtype)} needs a copy")
+        result = result.astype(dtype)
+    return result.copy() if copy and result is array else result
+
+
+# ---- methods that read values: the only ones that block
+
+
+def numpy(self: Array, *, copy: bool = True) -> np.ndarray[Any, Any]:
+    """The values as a NumPy array; waits for them. Raises what failed on the way to them.
+
+    With `copy=False` it is a read-only view of the array's memory; a later write to the array goes to fresh memory.
+    """
+    memory = native.export(self)
+    if self.size == 0:
+        return np.empty(self.shape, self.dtype)
+    view: np.ndarray[Any, Any] = np.ndarray(
+        self.shape, self.dtype, buffer=memory, offset=self._offset, strides=self.strides
+    )
+    return view.copy() if copy else view
+
+
+def wait(self: Array) -> Array:
+    """Blocks until the array is computed; returns it. Raises OperationError if it, or what it depends on, failed."""
+    return native.wait(self)  # type: ignore[no-any-return]
+
+
+def item(self: Array, *index: int) -> Any:
+    """The single element, or the one at `index`, as a Python scalar; waits for it. ValueError if there are several."""
+    if index:
+        return self[index].item()
+    if self.size != 1:
+        raise ValueError(
+            f"item() of an array of shape {self.shape}: it has {self.size} elements, expected one; give an index"
+        )
+    return numpy(self).item()
+
+
+def tolist(self: Array) -> Any:
+    """The values as nested lists of Python scalars; waits for them."""
+    return numpy(self).tolist()
+
+
+def _truth(self: Array) -> bool:
+    if self.size != 1:
+        raise ValueError(
+            f"the truth value of an array of shape {self.shape} is ambiguous: use .any(), .all(), or compare the size"
+        )
+    return bool(item(self))
+
+
+def _index(self: Array) -> int:
+    if self.size != 1 or self.dtype.kind not in "iub" or self.ndim:
+        raise TypeError("only integer arrays of shape () can be used as an index")
+    return int(item(self))
+
+
+def _scalar_of(kind: type) -> Any:
+    def convert(self: Array) -> Any:
+        if self.size != 1:
+            raise TypeError(
+                f"{kind.__name__}() of an array of shape {self.shape}: expected one element, it has {self.size}"
+            )
+        return kind(item(self))
+
+    return convert
+
+
+def _array(self: Array, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+    if copy is False:
+        view = numpy(self, copy=False)
+        if dtype is not None and np.dtype(dtype) != view.dtype:
+            raise ValueError(f"the array is {view.dtype}: {np.dtype(dtype)} needs a copy")
+        return view
+    values = numpy(self)
+    return values if dtype is None else values.astype(dtype, copy=False)
+
+
+def _length(self: Array) -> int:
+    if not self.ndim:
+        raise TypeError("len() of an array without axes")
+    return self.shape[0]
+
+
+def _iterate(self: Array) -> Iterator[Array]:
+    if not self.ndim:
+        raise TypeError("iteration over an array without axes")
+    return (self[i] for i in range(self.shape[0]))
+
+
+def _contains(self: Array, value: Any) -> bool:
+    return bool((numpy(self, copy=False) == (value.numpy() if isinstance(value, Array) else value)).any())
+
+
+def _dlpack(self: Array, **options: Any) -> Any:
+    return numpy(self, copy=True).__dlpack__(**options)
+
+
+def _restore(values: np.ndarray[Any, Any], label: str) -> Array:
+    return asarray(values, device=label)
+
+
+def _reduce(self: Array) -> tuple[Any, tuple[np.ndarray[Any, Any], str]]:
+    return _restore, (numpy(self), str(self.device))
+
+
+extend(
+    numpy=numpy,
+    wait=wait,
+    item=item,
+    tolist=tolist,
+    task=property(
+        story_of, doc="What last wrote the array: its name, the user's line, its state; see `TaskStory.story`."
+    ),
+    __bool__=_truth,
+    __float__=_scalar_of(float),
+    __int__=_scalar_of(int),
+    __complex__=_scalar_of(complex),
+    __index__=_index,
+    __array__=_array,
+    __len__=_length,
+    __iter__=_iterate,
+    __contains__=_contains,
+    __dlpack__=_dlpack,
+    __dlpack_device__=lambda self: (1, 0),
+    __reduce__=_reduce,
+    __repr__=lambda self: format_array(numpy(self, copy=False), str(self.device), form="repr"),
+    __str__=lambda self: format_array(numpy(self, copy=False), str(self.device), form="str"),
+    __format__=lambda self, spec: format(item(self) if spec else self.__str__(), spec),
+)

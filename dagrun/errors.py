@@ -1,0 +1,78 @@
+"""The errors that dagrun raises, and how the failure of a task becomes one."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+
+class DagrunError(Exception):
+    """Base of the errors that are dagrun's own."""
+
+
+class OperationError(DagrunError, RuntimeError):
+    """A recorded operation failed; raised by every wait for what depends on it.
+
+    It is also an instance of the type that NumPy would have raised (IndexError, MemoryError, ...) or that the user's
+    function did raise, which is its `__cause__`.
+
+    Attributes: `operation` (its name), `shapes` (of its operands), `device`, `file`, `line`, `function` (the user's).
+    """
+
+    operation: str = ""
+    shapes: str = ""
+    device: str = ""
+    file: str = ""
+    line: int = 0
+    function: str = ""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OperationError, self.args, {key: value for key, value in vars(self).items() if not key.startswith("__")}
+
+
+class DeviceError(DagrunError, ValueError):
+    """Operands stand on different devices, or a device does not exist."""
+
+
+@cache
+def _combined(kind: type[BaseException]) -> type[OperationError]:
+    """A class that is both an OperationError and `kind`, where Python can lay out such a thing."""
+    if not issubclass(kind, Exception) or issubclass(OperationError, kind):
+        return OperationError
+    try:
+        made = type("OperationError", (OperationError, kind), {"__module__": __name__})
+        made("probe")
+    except TypeError:
+        return OperationError
+    return made
+
+
+OUT_OF_MEMORY = -1
+
+
+def operation_error(failure: dict[str, Any]) -> OperationError:
+    """The exception for what the engine remembers of a failed task (see `failures` of the core)."""
+    file, line, function = failure["site"]
+    cause = failure["exception"]
+    if cause is not None:
+        kind, reason = type(cause), f"{type(cause).__name__}: {cause}"
+    elif failure["code"] == OUT_OF_MEMORY:
+        kind, reason = MemoryError, f"no memory for {failure['details'][0]:,} bytes"
+    elif failure["explain"] is not None:
+        kind, reason = failure["explain"](failure["code"], failure["details"])
+    else:
+        kind, reason = RuntimeError, f"its kernel returned code {failure['code']}"
+    message = (
+        f"{failure['name']} failed: {reason}\n"
+        f"  operation: {failure['name']}: {failure['shapes']} on {failure['device']}\n"
+        f"  recorded at: {file}:{line} in {function}"
+    )
+    error = _combined(kind)(message)
+    error.operation, error.shapes, error.device = failure["name"], failure["shapes"], failure["device"]
+    error.file, error.line, error.function = file, line, function
+    if cause is not None:
+        error.__cause__ = cause
+    return error

@@ -1,0 +1,45 @@
+// Caching memory of one CPU-addressable device: fresh pages cost about three times as much as warm ones.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
+#include "spinlock.h"
+
+namespace dagrun {
+
+struct MemoryStats {
+  int64_t live_bytes;    // handed out, rounded up to size classes
+  int64_t peak_bytes;    // the largest live_bytes so far
+  int64_t cached_bytes;  // free, kept for reuse
+};
+
+class Allocator {
+ public:
+  ~Allocator();
+  // Memory of at least nbytes, aligned to 64 bytes; nullptr where the limit or the machine refuses.
+  char* allocate(int64_t nbytes);
+  void release(char* memory, int64_t nbytes);
+  void trim();  // gives all cached memory above one slab back to the system
+  MemoryStats stats();
+  void reset_peak();
+
+  int64_t limit_bytes = 0;          // refuse to hold more than this; 0: no limit
+  int64_t cache_bytes = 1LL << 30;  // keep at most this much freed memory
+  bool overwrite_freed = false;     // fill memory with 0xA5 at release: shows every use after free
+
+ private:
+  static constexpr int kClasses = 512;
+  static int class_of(int64_t nbytes);
+  static int64_t class_size(int index);
+  char* carve(int index);
+
+  SpinLock lock_;
+  std::vector<char*> free_[kClasses];
+  std::vector<char*> slabs_;
+  char* slab_next_ = nullptr;
+  char* slab_end_ = nullptr;
+  int64_t live_ = 0, peak_ = 0, cached_ = 0;
+};
+
+}  // namespace dagrun

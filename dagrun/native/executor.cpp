@@ -1,0 +1,1340 @@
+#include "executor.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <cassert>
+#include <chrono>
+#include <cstring>
+
+#include "streams.h"
+
+namespace dagrun {
+
+namespace {
+
+thread_local Worker* this_worker = nullptr;
+
+// Hands the thread's Worker back when the thread ends, so that many short-lived user threads share few.
+struct WorkerLease {
+  Worker* worker = nullptr;
+  std::mutex* registry = nullptr;
+  ~WorkerLease() {
+    if (!worker) return;
+    std::lock_guard<std::mutex> guard(*registry);
+    worker->in_use = false;
+  }
+};
+thread_local WorkerLease lease;
+
+char no_memory[64];  // where empty operands point
+
+bool allowed(State from, State to) {
+  switch (from) {
+    case State::kFree: return to == State::kPending;
+    case State::kPending: return to == State::kReady;
+    case State::kReady: return to == State::kRunning;
+    case State::kRunning: return to == State::kLaunched || to == State::kDone;
+    case State::kLaunched: return to == State::kDone;
+    case State::kDone: return to == State::kFree;
+  }
+  return false;
+}
+
+uint64_t next_random(uint64_t& state) {
+  state ^= state << 13;
+  state ^= state >> 7;
+  state ^= state << 17;
+  return state;
+}
+
+Region region_of(const OperandSpec& spec, const Operand* operands) {
+  return shifted(spec.region, operands[spec.index].offset);
+}
+
+}  // namespace
+
+int64_t Executor::now_ns() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+// ---------------------------------------------------------------------------------------------------- life
+
+Executor::Executor() { intern(""); }
+
+Executor::~Executor() {
+  if (!abandoned_) stop(0);
+}
+
+Device* Executor::add_device(const std::string& name) {
+  std::lock_guard<std::mutex> guard(registry_mutex_);
+  auto device = std::make_unique<Device>();
+  device->index = static_cast<uint16_t>(devices_.size());
+  device->name = name;
+  if (devices_.capacity() == 0) devices_.reserve(4096);  // never moved: workers index it
+  devices_.push_back(std::move(device));
+  device_count_.store(static_cast<int>(devices_.size()), std::memory_order_release);
+  return devices_.back().get();
+}
+
+void Executor::set_lane_limit(Device* device, Lane lane, int limit) {
+  LaneBound& bound = device->lanes[lane];
+  std::lock_guard<SpinLock> guard(bound.lock);
+  bound.limit = limit;
+  bound.bounded = limit < settings_.workers;
+}
+
+void Executor::start(const Settings& settings) {
+  settings_ = settings;
+  end_workers_ = false;
+  stopping = false;
+  shuffle_random_ = settings.shuffle_seed * 0x9E3779B97F4A7C15ULL + 1;
+  for (int i = 0; i < device_count(); i++) {
+    for (int lane = 0; lane < kLanes; lane++) set_lane_limit(device(i), static_cast<Lane>(lane), device(i)->lanes[lane].limit);
+  }
+  for (int i = 0; i < settings.workers; i++) {
+    std::lock_guard<std::mutex> guard(registry_mutex_);
+    Worker* worker = nullptr;
+    for (int j = 0; j < worker_count_; j++) {
+      if (workers_[j]->name == "worker " + std::to_string(i)) worker = workers_[j].get();
+    }
+    if (!worker) {
+      auto made = std::make_unique<Worker>();
+      made->index = static_cast<uint16_t>(worker_count_.load());
+      made->name = "worker " + std::to_string(i);
+      made->random = 0x9E3779B97F4A7C15ULL * (i + 1);
+      workers_[made->index] = std::move(made);
+      worker = workers_[worker_count_.load()].get();
+      worker_count_++;
+    }
+    worker->in_use = true;
+    const int core = settings.pin ? i % static_cast<int>(std::max(1u, std::thread::hardware_concurrency())) : -1;
+    threads_.emplace_back([this, worker, core] { worker_main(worker, core); });
+  }
+  started_ = true;
+  refill_budget();
+}
+
+bool Executor::stop(int64_t timeout_ms) {
+  if (!started_ || abandoned_) return true;
+  const bool finished = timeout_ms > 0 ? wait_all([] { return true; }, timeout_ms) : in_flight() == 0;
+  {
+    std::lock_guard<std::mutex> guard(park_mutex_);
+    end_workers_ = true;
+  }
+  park_cv_.notify_all();
+  if (finished) {
+    for (auto& thread : threads_) thread.join();
+  } else {
+    for (auto& thread : threads_) thread.detach();  // one may be inside a body that does not return
+  }
+  threads_.clear();
+  if (finished) sleepers_ = spinners_ = 0;
+  park_tickets_ = 0;
+  started_ = false;
+  return finished;
+}
+
+Worker* Executor::current_worker() {
+  if (this_worker) return this_worker;
+  std::lock_guard<std::mutex> guard(registry_mutex_);
+  for (int i = 0; i < worker_count_; i++) {
+    Worker* worker = workers_[i].get();
+    if (!worker->in_use && worker->name.compare(0, 6, "worker") != 0) {
+      worker->in_use = true;
+      lease.worker = this_worker = worker;
+      lease.registry = &registry_mutex_;
+      return worker;
+    }
+  }
+  const int index = worker_count_;
+  auto worker = std::make_unique<Worker>();
+  worker->index = static_cast<uint16_t>(index);
+  worker->name = index == 0 ? "main" : "thread " + std::to_string(index);
+  worker->random = 0x9E3779B97F4A7C15ULL * (index + 1);
+  worker->in_use = true;
+  lease.worker = this_worker = worker.get();
+  lease.registry = &registry_mutex_;
+  workers_[index] = std::move(worker);
+  worker_count_.store(index + 1, std::memory_order_release);
+  return this_worker;
+}
+
+void Executor::move(Task& task, State to) {
+  assert(allowed(task.state.load(std::memory_order_relaxed), to));
+  task.state.store(to, std::memory_order_relaxed);
+}
+
+// ---------------------------------------------------------------------------------------------------- record
+
+uint32_t Executor::allocate_slot() {
+  if (!free_chain_) free_chain_ = free_slots_.exchange(0, std::memory_order_acquire);
+  uint32_t index = free_chain_;
+  if (index) {
+    free_chain_ = slot(index).next[0];
+  } else {
+    index = slots_used_++;
+    const uint32_t chunk = index >> kChunkBits;
+    if (!chunks_[chunk]) chunks_[chunk] = std::make_unique<Task[]>(1u << kChunkBits);
+  }
+  return index;
+}
+
+Arguments& Executor::allocate_arguments(uint32_t index) {
+  auto& chunk = argument_chunks_[index >> kChunkBits];
+  if (!chunk) chunk = std::make_unique<Arguments[]>(1u << kChunkBits);
+  return chunk[index & kChunkMask];
+}
+
+Buffer* Executor::new_buffer(Device* device, int64_t nbytes) {
+  if (!buffer_chain_) {
+    buffer_chain_ = reinterpret_cast<Buffer*>(free_buffers_.exchange(0, std::memory_order_acquire));
+    if (!buffer_chain_) {
+      buffer_chunks_.push_back(std::make_unique<Buffer[]>(256));
+      Buffer* chunk = buffer_chunks_.back().get();
+      for (int i = 0; i < 256; i++) {
+        chunk[i].next_free = buffer_chain_;
+        buffer_chain_ = &chunk[i];
+      }
+    }
+  }
+  Buffer* buffer = buffer_chain_;
+  buffer_chain_ = buffer->next_free;
+  buffer->writes.clear();
+  buffer->reads.clear();
+  buffer->prune_at = 16;
+  buffer->data.store(nullptr, std::memory_order_relaxed);
+  buffer->nbytes = nbytes;
+  buffer->device = device;
+  buffer->block.store(nullptr, std::memory_order_relaxed);
+  buffer->detach_failed = false;
+  buffer->id = next_buffer_id_++;
+  buffer->version = 0;
+  buffer->last_writer = 0;
+  buffer->references.store(kHandle, std::memory_order_relaxed);
+  return buffer;
+}
+
+// Puts link `index` into the successor list of `predecessor`; false: that list is closed, the edge is satisfied.
+bool Executor::link(uint32_t index, uint32_t predecessor, bool at_launch) {
+  Task& task = slot(index);
+  uint32_t holder = index;
+  int k = task.links;
+  if (k >= kLinks) {
+    holder = task.link_blocks;
+    k = holder ? slot(holder).links : kLinks;
+    if (k >= kLinks) {
+      holder = allocate_slot();
+      Task& block = slot(holder);
+      block.flags = kLinkBlock;
+      block.site = index;
+      block.links = 0;
+      block.link_blocks = task.link_blocks;
+      block.sequence.store(0, std::memory_order_relaxed);
+      task.link_blocks = holder;
+      k = 0;
+    }
+  }
+  Task& from = slot(predecessor);
+  std::atomic<uint32_t>& head = at_launch ? from.launch_head : from.done_head;
+  const uint32_t entry = holder << 4 | k;
+  uint32_t seen = head.load(std::memory_order_acquire);
+  do {
+    if (seen == kClosed) return false;
+    slot(holder).next[k] = seen;
+  } while (!head.compare_exchange_weak(seen, entry, std::memory_order_acq_rel, std::memory_order_acquire));
+  slot(holder).links++;
+  return true;
+}
+
+bool Executor::add_edge(uint32_t index, const AccessRecord& record, EdgeKind kind, int& edges, TraceTask* trace) {
+  if (record.task == index) return false;  // the task's own earlier operand
+  for (uint64_t sequence : recent_) {
+    if (sequence == record.sequence) return false;
+  }
+  if (trace) trace->predecessors.emplace_back(record.sequence, kind);
+  Task& from = slot(record.task);
+  if (from.sequence.load(std::memory_order_acquire) != record.sequence) return false;  // done, its slot reused
+  recent_.push_back(record.sequence);
+  Task& task = slot(index);
+  Streams* streams = devices_[task.device]->streams;
+  if ((task.flags & kStreamed) && (from.flags & kStreamed) && devices_[from.device]->streams == streams) {
+    if (link(index, record.task, true)) {
+      edges++;
+    } else if (from.done_head.load(std::memory_order_acquire) != kClosed) {
+      streams->note_wait(arguments(index).stream, from.stream, from.position);  // launched already, not done
+    }
+    return true;
+  }
+  if (link(index, record.task, false)) edges++;
+  return true;
+}
+
+void Executor::prune(Buffer* buffer) {
+  auto& reads = buffer->reads;
+  reads.erase(std::remove_if(reads.begin(), reads.end(),
+                             [this](const AccessRecord& r) { return is_done({r.task, r.sequence}); }),
+              reads.end());
+  buffer->prune_at = std::max<size_t>(16, reads.size() * 2);
+}
+
+// The one place where edges are made: in program order, from what earlier tasks do to the same bytes.
+void Executor::order_access(uint32_t index, uint64_t sequence, Buffer* buffer, const Region& region, uint8_t mode,
+                            int& edges, TraceTask* trace) {
+  if (trace) trace->accesses.push_back({buffer->id, region, (mode & kWrite) != 0});
+  if (region.lo >= region.hi) return;
+  if (!(mode & kWrite)) {
+    for (const AccessRecord& write : buffer->writes) {
+      if (overlaps(write.region, region)) add_edge(index, write, kRAW, edges, trace);  // read what it wrote
+    }
+    if (buffer->reads.size() >= buffer->prune_at) prune(buffer);
+    buffer->reads.push_back({region, sequence, index});
+    return;
+  }
+  auto order_after = [&](std::vector<AccessRecord>& earlier, EdgeKind kind) {
+    size_t kept = 0;
+    for (size_t i = 0; i < earlier.size(); i++) {
+      if (overlaps(earlier[i].region, region)) {
+        add_edge(index, earlier[i], kind, edges, trace);
+        if (covers(region, earlier[i].region)) continue;  // whoever comes later is ordered behind this write
+      }
+      if (kept != i) earlier[kept] = earlier[i];
+      kept++;
+    }
+    earlier.resize(kept);
+  };
+  order_after(buffer->reads, kWAR);   // overwrite only what has been read
+  order_after(buffer->writes, kWAW);  // the later write is the one that stays
+  buffer->writes.push_back({region, sequence, index});
+}
+
+void Executor::fill_arguments(uint32_t index, const Call& call) {
+  Arguments& a = allocate_arguments(index);
+  uint32_t operand_count = 0;
+  for (const OperandSpec& spec : call.body->operands) operand_count = std::max<uint32_t>(operand_count, spec.index + 1u);
+  a.operand_count = operand_count;
+  a.scalar_count = static_cast<uint32_t>(call.scalar_count);
+  a.operands = operand_count <= kInlineOperands ? a.inline_operands : new Operand[operand_count];
+  a.scalars = call.scalar_count <= kInlineScalars ? a.inline_scalars : new uint64_t[call.scalar_count];
+  std::copy(call.operands, call.operands + operand_count, a.operands);
+  std::copy(call.scalars, call.scalars + call.scalar_count, a.scalars);
+  a.callable = call.callable;
+  a.stream = nullptr;
+}
+
+TaskName Executor::push(const Call& call) {
+  const Body* body = call.body;
+  const uint32_t index = allocate_slot();
+  const uint64_t sequence = next_sequence_++;
+  Task& task = slot(index);
+  task.links = 0;
+  task.link_blocks = 0;
+  task.lane = body->lane;
+  task.flags = settings_.serial ? kOwned : 0;
+  task.device = call.device;
+  task.body = body;
+  task.site = call.site;
+  task.priority = body->priority;
+  task.waited.store(0, std::memory_order_relaxed);
+  task.pending.store(kRecording, std::memory_order_relaxed);
+  task.state.store(State::kPending, std::memory_order_relaxed);
+  task.launch_head.store(0, std::memory_order_relaxed);
+  task.sequence.store(sequence, std::memory_order_release);
+  task.done_head.store(0, std::memory_order_release);
+  TraceTask* trace = nullptr;
+  if (tracing_) {
+    trace_tasks_.push_back({sequence, body->name, body->shapes, call.site, call.device, body->lane, body->priority,
+                            now_ns(), {}, {}});
+    trace = &trace_tasks_.back();
+  }
+  int edges = 0;
+  if (!body->operands.empty() || call.callable || call.scalar_count) {
+    task.flags |= kHasArguments;
+    fill_arguments(index, call);
+    // A detach moves a buffer: what is enqueued behind it on a stream would have the old address already.
+    if (devices_[call.device]->streams && body->lane != kPython && !body->detaches && !settings_.serial) {
+      task.flags |= kStreamed;
+      arguments(index).stream = new StreamInfo();
+    }
+    recent_.clear();
+    for (const OperandSpec& spec : body->operands) {
+      Buffer* buffer = call.operands[spec.index].buffer;
+      buffer->references.fetch_add(1, std::memory_order_relaxed);
+      order_access(index, sequence, buffer, region_of(spec, call.operands), spec.mode, edges, trace);
+      if (spec.mode & kWrite) {
+        buffer->version++;
+        buffer->last_writer = sequence;
+        buffer->writer_name = body->name;
+        buffer->writer_site = call.site;
+      }
+    }
+  }
+  pushed_.fetch_add(1, std::memory_order_relaxed);
+  if (task.pending.fetch_sub(kRecording - edges, std::memory_order_acq_rel) == kRecording - edges)
+    make_ready(index, nullptr);
+  return {index, sequence};
+}
+
+uint64_t Executor::push_batch(const Batch& batch) {
+  std::vector<uint32_t>& slots = batch_slots_;
+  slots.resize(batch.count);
+  const uint64_t base = next_sequence_;
+  next_sequence_ += batch.count;
+  pushed_.fetch_add(batch.count, std::memory_order_relaxed);
+  // Predecessors lie anywhere, in lines that the workers write: ask for them some tasks ahead.
+  constexpr uint32_t kFar = 24, kNear = 10;
+  for (uint32_t i = 0; i < batch.count; i++) {
+    if (i + kFar < batch.count) {
+      for (uint32_t p = batch.first[i + kFar]; p < batch.first[i + kFar + 1]; p++)
+        __builtin_prefetch(&slots[batch.predecessors[p]]);
+      for (uint32_t p = batch.first[i + kNear]; p < batch.first[i + kNear + 1]; p++) {
+        if (batch.predecessors[p] < i) __builtin_prefetch(&slot(slots[batch.predecessors[p]]));
+      }
+    }
+    const uint32_t index = slots[i] = allocate_slot();
+    Task& task = slot(index);
+    const uint32_t begin = batch.first[i], end = batch.first[i + 1];
+    task.links = 0;
+    task.link_blocks = 0;
+    task.lane = batch.bodies[i]->lane;
+    task.flags = 0;
+    task.device = batch.device;
+    task.body = batch.bodies[i];
+    task.site = batch.site;
+    task.priority = batch.priorities ? batch.priorities[i] : 0;
+    task.waited.store(0, std::memory_order_relaxed);
+    task.pending.store(static_cast<int32_t>(end - begin) + 1, std::memory_order_relaxed);
+    task.state.store(State::kPending, std::memory_order_relaxed);
+    task.launch_head.store(0, std::memory_order_relaxed);
+    task.sequence.store(base + i, std::memory_order_release);
+    task.done_head.store(0, std::memory_order_release);
+    if (tracing_) {
+      trace_tasks_.push_back({base + i, task.body->name, task.body->shapes, batch.site, batch.device, task.lane,
+                              task.priority, now_ns(), {}, {}});
+    }
+    int missing = 1;  // edges already satisfied, and the guard
+    for (uint32_t p = begin; p < end; p++) {
+      const uint32_t predecessor = batch.predecessors[p];
+      if (tracing_) trace_tasks_.back().predecessors.emplace_back(base + predecessor, kRAW);
+      // A finished predecessor's slot may serve a later task of this batch by now: its sequence number tells.
+      if (slot(slots[predecessor]).sequence.load(std::memory_order_acquire) != base + predecessor ||
+          !link(index, slots[predecessor], false))
+        missing++;
+    }
+    if (task.pending.fetch_sub(missing, std::memory_order_acq_rel) == missing) make_ready(index, nullptr);
+  }
+  return base;
+}
+
+TaskName Executor::pending(const std::vector<AccessRecord>& records, const Region& region) {
+  for (const AccessRecord& record : records) {
+    if (overlaps(record.region, region) && !is_done({record.task, record.sequence})) return {record.task, record.sequence};
+  }
+  return {};
+}
+
+// A tiny task with nothing to wait for is not worth a lane: handing it over costs more than running it.
+bool Executor::may_inline(const Call& call) {
+  if (call.body->cost > settings_.inline_bytes || !call.body->function || settings_.shuffle_seed || tracing_ ||
+      settings_.serial || devices_[call.device]->streams || call.body->lane != kCompute)
+    return false;
+  for (const OperandSpec& spec : call.body->operands) {
+    Buffer* buffer = call.operands[spec.index].buffer;
+    if (buffer->writes.empty() && buffer->reads.empty()) continue;
+    const Region region = region_of(spec, call.operands);
+    if (pending(buffer->writes, region).slot || ((spec.mode & kWrite) && pending(buffer->reads, region).slot)) return false;
+  }
+  return true;
+}
+
+void Executor::run_inline(const Call& call) {
+  const Body* body = call.body;
+  const uint64_t sequence = next_sequence_++;
+  char* data[16];
+  std::vector<char*> many;
+  char** pointers = data;
+  if (body->operands.size() > 16) {
+    many.resize(body->operands.size());
+    pointers = many.data();
+  }
+  std::shared_ptr<Failure> failure = find_poison(body, call.operands);
+  if (!failure) {
+    int64_t details[4] = {};
+    int32_t code = 0;
+    if (const int64_t refused = resolve(body, call.operands, pointers)) {
+      code = kOutOfMemory;
+      details[0] = refused;
+    } else {
+      code = body->function(pointers, body->params.data(), call.scalars, details);
+    }
+    if (code) failure = make_failure(body, sequence, call.site, call.device, code, details, nullptr);
+  }
+  settle(body, call.operands, failure);
+  for (const OperandSpec& spec : body->operands) {
+    if (!(spec.mode & kWrite)) continue;
+    Buffer* buffer = call.operands[spec.index].buffer;
+    buffer->version++;
+    buffer->last_writer = sequence;
+    buffer->writer_name = body->name;
+    buffer->writer_site = call.site;
+  }
+  inlined_++;
+}
+
+// ---------------------------------------------------------------------------------------------------- bounds
+
+uint64_t Executor::done_sum() {
+  uint64_t sum = 0;
+  const int count = worker_count_.load(std::memory_order_acquire);
+  for (int i = 0; i < count; i++) sum += workers_[i]->done.load(std::memory_order_seq_cst);
+  return sum;
+}
+
+int64_t Executor::pinned_sum() {
+  int64_t sum = 0;
+  const int count = worker_count_.load(std::memory_order_acquire);
+  for (int i = 0; i < count; i++) sum += workers_[i]->pinned.load(std::memory_order_relaxed);
+  return sum;
+}
+
+int64_t Executor::in_flight() {
+  const uint64_t done = done_sum();  // before pushed_: the difference is never negative for a lone reader
+  return static_cast<int64_t>(pushed_.load(std::memory_order_seq_cst) - done);
+}
+
+// The budget is what may be recorded before the counters, which the workers' caches hold, are read again.
+bool Executor::refill_budget() {
+  const int64_t tasks = settings_.max_inflight_tasks ? settings_.max_inflight_tasks - in_flight() : 1 << 20;
+  const int64_t bytes = settings_.max_inflight_bytes ? settings_.max_inflight_bytes - pinned_sum() : 1LL << 50;
+  if (tasks <= 0 || bytes <= 0) return false;
+  budget_tasks_ = tasks;
+  budget_bytes_ = bytes;
+  return true;
+}
+
+void Executor::wait_for_space(const std::function<bool()>& poll) {
+  admission_waits_++;
+  resume();
+  Worker* self = current_worker();
+  int idle = 0;
+  for (;;) {
+    const int64_t flying = in_flight();
+    const bool few = !settings_.max_inflight_tasks || flying <= settings_.max_inflight_tasks * 3 / 4;
+    const bool light = !settings_.max_inflight_bytes || pinned_sum() <= settings_.max_inflight_bytes * 3 / 4;
+    if ((few && light) || flying == 0) break;
+    if (python_work()) {
+      if (!poll()) break;
+      continue;
+    }
+    if (idle == 0 && help(self) == Help::kRan) continue;
+    if (++idle < 200) {
+      relax();
+      continue;
+    }
+    idle = 0;
+    std::unique_lock<std::mutex> lock(wait_mutex_);
+    waiting_++;
+    watch_target_ = settings_.max_inflight_tasks * 3 / 4;
+    watchers_++;
+    wait_cv_.wait_for(lock, std::chrono::milliseconds(1));
+    watchers_--;
+    waiting_--;
+    lock.unlock();
+    if (!poll()) break;
+  }
+  budget_tasks_ = budget_bytes_ = 0;
+  refill_budget();
+}
+
+// ---------------------------------------------------------------------------------------------------- buffers
+
+void Executor::drop_handle(Buffer* buffer) {
+  if (abandoned_) return;  // after fork: a lock may be held for ever
+  const int64_t nbytes = buffer->nbytes;  // not to be read once the reference is gone
+  const uint64_t left = buffer->references.fetch_sub(kHandle, std::memory_order_acq_rel) - kHandle;
+  if (left == 0) {
+    free_buffer(buffer);
+  } else if (left < kHandle) {
+    current_worker()->pinned.fetch_add(nbytes, std::memory_order_relaxed);
+  }
+}
+
+void Executor::drop_task_reference(Buffer* buffer, Worker* worker) {
+  const int64_t nbytes = buffer->nbytes;
+  if (buffer->references.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+    worker->pinned.fetch_sub(nbytes, std::memory_order_relaxed);
+    free_buffer(buffer);
+  }
+}
+
+void Executor::drop_block(Block* block) {
+  if (abandoned_ || block->references.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  if (block->device) block->device->memory.release(block->memory, block->nbytes);
+  if (block->base) dispose(block->base);
+  delete block;
+}
+
+void Executor::free_buffer(Buffer* buffer) {
+  if (auto* poison = buffer->poison.exchange(nullptr, std::memory_order_acq_rel)) delete poison;
+  if (Block* block = buffer->block.load(std::memory_order_acquire)) {
+    drop_block(block);
+  } else if (char* data = buffer->data.load(std::memory_order_relaxed)) {
+    buffer->device->memory.release(data, buffer->nbytes);
+  }
+  uint64_t head = free_buffers_.load(std::memory_order_relaxed);
+  do {
+    buffer->next_free = reinterpret_cast<Buffer*>(head);
+  } while (!free_buffers_.compare_exchange_weak(head, reinterpret_cast<uint64_t>(buffer), std::memory_order_release,
+                                                std::memory_order_relaxed));
+}
+
+bool Executor::ensure_memory(Buffer* buffer) {
+  if (buffer->data.load(std::memory_order_acquire) || buffer->nbytes == 0) return true;
+  char* memory = buffer->device->memory.allocate(buffer->nbytes);
+  if (!memory) return false;
+  char* expected = nullptr;
+  if (!buffer->data.compare_exchange_strong(expected, memory, std::memory_order_acq_rel))
+    buffer->device->memory.release(memory, buffer->nbytes);  // a writer of another region was first
+  return true;
+}
+
+int64_t Executor::resolve(const Body* body, const Operand* operands, char** data) {
+  size_t i = 0;
+  for (const OperandSpec& spec : body->operands) {
+    const Operand& operand = operands[spec.index];
+    if (!ensure_memory(operand.buffer)) return operand.buffer->nbytes;
+    if ((spec.mode & kWrite) && operand.buffer->detach_failed && !body->detaches)
+      return operand.buffer->nbytes;  // the copy that was to come before this write found no memory
+    char* memory = operand.buffer->data.load(std::memory_order_acquire);
+    data[i++] = memory ? memory + operand.offset + spec.offset : no_memory;
+  }
+  return 0;
+}
+
+Block* Executor::export_block(Buffer* buffer) {
+  Block* block = buffer->block.load(std::memory_order_acquire);
+  if (!block) {
+    ensure_memory(buffer);
+    block = new Block();
+    block->memory = buffer->data.load(std::memory_order_acquire);
+    block->nbytes = buffer->nbytes;
+    block->device = buffer->device;
+    buffer->block.store(block, std::memory_order_release);
+  }
+  block->references.fetch_add(1, std::memory_order_relaxed);
+  return block;
+}
+
+bool Executor::needs_detach(Buffer* buffer) {
+  Block* block = buffer->block;
+  return block && (!block->device || block->references.load(std::memory_order_acquire) > 1);
+}
+
+// Replaces exported or lent memory by a copy of its own; the task that calls it has the whole buffer to itself.
+void Executor::detach(Buffer* buffer) {
+  if (!needs_detach(buffer)) return;  // given back meanwhile
+  Block* block = buffer->block;
+  char* memory = buffer->device->memory.allocate(buffer->nbytes);
+  buffer->detach_failed = !memory;
+  if (!memory) return;  // the write that follows finds no memory: see resolve
+  std::memcpy(memory, block->memory, buffer->nbytes);
+  buffer->data.store(memory, std::memory_order_release);
+  buffer->block = nullptr;
+  drop_block(block);
+}
+
+// ---------------------------------------------------------------------------------------------------- failures
+
+std::shared_ptr<Failure> Executor::find_poison(const Body* body, const Operand* operands) {
+  std::shared_ptr<Failure> first;
+  for (const OperandSpec& spec : body->operands) {
+    if (!(spec.mode & kRead)) continue;
+    Buffer* buffer = operands[spec.index].buffer;
+    if (!buffer->poison.load(std::memory_order_acquire)) continue;
+    std::shared_ptr<Failure> found = poison_of(buffer, region_of(spec, operands));
+    if (found && (!first || found->sequence < first->sequence)) first = found;
+  }
+  return first;
+}
+
+std::shared_ptr<Failure> Executor::poison_of(Buffer* buffer, const Region& region) {
+  if (!buffer->poison.load(std::memory_order_acquire)) return nullptr;
+  std::lock_guard<std::mutex> guard(failure_mutex_);
+  auto* poison = buffer->poison.load(std::memory_order_relaxed);
+  std::shared_ptr<Failure> first;
+  if (!poison) return first;
+  for (const Poison& entry : *poison) {
+    if (overlaps(entry.region, region) && (!first || entry.failure->sequence < first->sequence)) first = entry.failure;
+  }
+  return first;
+}
+
+// After a body ran or was skipped: its writes are poisoned by a failure, or heal what they replace.
+void Executor::settle(const Body* body, const Operand* operands, const std::shared_ptr<Failure>& failure) {
+  std::vector<std::shared_ptr<Failure>> dropped;  // destroyed after the lock
+  for (const OperandSpec& spec : body->operands) {
+    if (!(spec.mode & kWrite)) continue;
+    Buffer* buffer = operands[spec.index].buffer;
+    if (!failure && !buffer->poison.load(std::memory_order_acquire)) continue;
+    const Region region = region_of(spec, operands);
+    std::lock_guard<std::mutex> guard(failure_mutex_);
+    auto* poison = buffer->poison.load(std::memory_order_relaxed);
+    if (!poison) {
+      poison = new std::vector<Poison>();
+      buffer->poison.store(poison, std::memory_order_release);
+    }
+    if (failure || (spec.mode & kOverwrite)) {
+      for (const Poison& p : *poison) {
+        if (covers(region, p.region)) dropped.push_back(p.failure);
+      }
+      poison->erase(std::remove_if(poison->begin(), poison->end(),
+                                   [&](const Poison& p) { return covers(region, p.region); }),
+                    poison->end());
+    }
+    if (failure) {
+      poison->push_back({region, failure});
+    } else {
+      // An empty list stays until the buffer goes: a task on another region may be about to look at it.
+    }
+  }
+}
+
+std::shared_ptr<Failure> Executor::make_failure(const Body* body, uint64_t sequence, uint32_t site, uint16_t device,
+                                                int32_t code, const int64_t* details, void* exception) {
+  auto* made = new Failure();
+  live_failures_++;
+  made->sequence = sequence;
+  made->body = body;
+  made->name = body->name;
+  made->shapes = body->shapes;
+  made->site = site;
+  made->device = device;
+  made->code = code;
+  made->exception = exception;
+  made->owner = body->owner;
+  if (details) std::copy(details, details + 4, made->details);
+  std::shared_ptr<Failure> failure(made, [this](Failure* dead) {
+    if (dead->exception && !abandoned_) dispose(dead->exception);
+    delete dead;
+    live_failures_--;
+  });
+  std::lock_guard<std::mutex> guard(failure_mutex_);
+  failures_.push_back(failure);
+  return failure;
+}
+
+std::vector<std::shared_ptr<Failure>> Executor::failures() {
+  std::lock_guard<std::mutex> guard(failure_mutex_);
+  auto copy = failures_;
+  std::sort(copy.begin(), copy.end(), [](const auto& a, const auto& b) { return a->sequence < b->sequence; });
+  return copy;
+}
+
+void Executor::forget_failures() {
+  std::vector<std::shared_ptr<Failure>> dropped;  // destroyed after the lock
+  std::lock_guard<std::mutex> guard(failure_mutex_);
+  for (auto& failure : failures_) {
+    if (failure->delivered) dropped.push_back(std::move(failure));
+  }
+  failures_.erase(std::remove(failures_.begin(), failures_.end(), nullptr), failures_.end());
+}
+
+// ---------------------------------------------------------------------------------------------------- run
+
+void Executor::make_ready(uint32_t index, Worker* worker) {
+  Task& task = slot(index);
+  move(task, State::kReady);
+  const uint64_t sequence = task.sequence.load(std::memory_order_relaxed);
+  if (task.flags & kOwned) {  // the recording thread runs it; another thread's task may be what it waited for
+    if (waiting_.load(std::memory_order_seq_cst) > 0) wake_waiters();
+    return;
+  }
+  if (task.lane == kPython) {
+    {
+      std::lock_guard<std::mutex> guard(python_mutex_);
+      if (settings_.shuffle_seed) {
+        python_queue_.push_back({static_cast<int32_t>(next_random(shuffle_random_) >> 40), sequence, index});
+      } else {
+        python_queue_.push_back({task.priority, sequence, index});
+      }
+      std::push_heap(python_queue_.begin(), python_queue_.end());
+      python_ready_.fetch_add(1, std::memory_order_seq_cst);
+    }
+    python_cv_.notify_one();
+    if (waiting_.load(std::memory_order_seq_cst) > 0) wake_waiters();
+    return;
+  }
+  if (settings_.shuffle_seed) {
+    std::lock_guard<SpinLock> guard(shuffle_lock_);
+    shuffled_.push_back(index);
+    shuffled_count_.fetch_add(1, std::memory_order_seq_cst);
+  } else if (worker && !worker->next && task.priority == 0) {
+    worker->next = index;  // its operands are in this core's cache; `next_task` weighs it against the others
+    return;
+  } else if (task.priority > 0 || task.body->cost >= kOrderedBytes) {
+    push_ordered({task.priority, sequence, index});
+  } else if (worker) {
+    worker->deque.push(index);
+  } else {
+    injected_.push(index);
+  }
+  notify();
+}
+
+// Counts a finished (or launched) task's successors down. A link is read before its task is released: the task may
+// run, finish and be reused at once.
+void Executor::walk(uint32_t links, Worker* worker, const Task* launched) {
+  while (links) {
+    Task& holder = slot(links >> 4);
+    const uint32_t next = holder.next[links & 15];
+    const uint32_t index = holder.flags & kLinkBlock ? holder.site : links >> 4;
+    Task& task = slot(index);
+    if (next) __builtin_prefetch(&slot(next >> 4));
+    if (launched) arguments(index).stream->waits.emplace_back(launched->stream, launched->position);
+    if (task.pending.load(std::memory_order_acquire) == 1 || task.pending.fetch_sub(1, std::memory_order_acq_rel) == 1)
+      make_ready(index, worker);
+    links = next;
+  }
+}
+
+void Executor::walk_launched(uint32_t index, Worker* worker) {
+  Task& task = slot(index);
+  move(task, State::kLaunched);
+  walk(task.launch_head.exchange(kClosed, std::memory_order_acq_rel), worker, &task);
+}
+
+void Executor::free_slot(uint32_t index, Worker* worker) {
+  slot(index).next[0] = worker->free_head;
+  worker->free_head = index;
+  if (worker->free_count++ == 0) worker->free_tail = index;
+  if (worker->free_count >= 64) flush_free(worker);
+}
+
+void Executor::flush_free(Worker* worker) {
+  if (!worker->free_count) return;
+  uint32_t head = free_slots_.load(std::memory_order_relaxed);
+  do {
+    slot(worker->free_tail).next[0] = head;
+  } while (!free_slots_.compare_exchange_weak(head, worker->free_head, std::memory_order_release,
+                                              std::memory_order_relaxed));
+  worker->free_head = worker->free_tail = 0;
+  worker->free_count = 0;
+}
+
+void Executor::finish(uint32_t index, Worker* worker) {
+  Task& task = slot(index);
+  if (task.flags & kHasArguments) {
+    Arguments& a = arguments(index);
+    for (const OperandSpec& spec : task.body->operands) drop_task_reference(a.operands[spec.index].buffer, worker);
+    if (a.operands != a.inline_operands) delete[] a.operands;
+    if (a.scalars != a.inline_scalars) delete[] a.scalars;
+    delete a.stream;
+  }
+  for (uint32_t block = task.link_blocks; block;) {
+    const uint32_t next = slot(block).link_blocks;
+    slot(block).flags = 0;
+    free_slot(block, worker);
+    block = next;
+  }
+  move(task, State::kDone);
+  const uint32_t links = task.done_head.exchange(kClosed, std::memory_order_seq_cst);
+  const bool waited = task.waited.load(std::memory_order_seq_cst);
+  walk(links, worker);
+  free_slot(index, worker);
+  worker->done.store(worker->done.load(std::memory_order_relaxed) + 1, std::memory_order_seq_cst);
+  if (waited) wake_waiters();
+  if (watchers_.load(std::memory_order_seq_cst) > 0 && in_flight() <= watch_target_.load()) wake_waiters();
+}
+
+// Runs a resolved body, or fails it with what poisoned its operands.
+void Executor::execute(uint32_t index, char** data, int64_t refused_bytes, Worker* worker, int32_t stream) {
+  Task& task = slot(index);
+  const Body* body = task.body;
+  const bool traced = tracing_;
+  const uint64_t sequence = task.sequence.load(std::memory_order_relaxed);
+  const int64_t begin = traced ? now_ns() : 0;
+  bool failed = false;
+  if (task.flags & kHasArguments) {
+    Arguments& a = arguments(index);
+    std::shared_ptr<Failure> failure = find_poison(body, a.operands);
+    if (!failure) {
+      int64_t details[4] = {};
+      int32_t code = 0;
+      Failure raised;
+      if (refused_bytes) {
+        code = kOutOfMemory;
+        details[0] = refused_bytes;
+      } else if (body->detaches) {
+        detach(a.operands[0].buffer);
+      } else if (a.callable) {
+        code = python_body(body, a, data, &raised) ? kRaised : 0;
+      } else if (body->function) {
+        code = body->function(data, body->params.data(), a.scalars, details);
+      }
+      if (code) failure = make_failure(body, sequence, task.site, task.device, code, details, raised.exception);
+    }
+    settle(body, a.operands, failure);
+    failed = failure != nullptr;
+    if (a.callable) dispose(a.callable);
+  } else if (body->function) {
+    int64_t details[4] = {};
+    body->function(nullptr, body->params.data(), nullptr, details);
+  }
+  if (traced) worker->events.push_back({sequence, begin, now_ns(), worker->index, stream, failed});
+  finish(index, worker);
+}
+
+void Executor::run(uint32_t index, Worker* worker) {
+  Task& task = slot(index);
+  Device* device = devices_[task.device].get();
+  const Lane lane = task.lane;
+  const bool bounded = device->lanes[lane].bounded && !(task.flags & kStreamed);
+  if (bounded && !(task.flags & kHoldsLane) && !acquire_lane(index)) return;
+  move(task, State::kRunning);
+  if (task.flags & kStreamed) {
+    device->streams->launch(index, worker);
+  } else {
+    char* data[16];
+    std::vector<char*> many;
+    char** pointers = data;
+    int64_t refused_bytes = 0;
+    if (task.flags & kHasArguments) {
+      if (task.body->operands.size() > 16) {
+        many.resize(task.body->operands.size());
+        pointers = many.data();
+      }
+      refused_bytes = resolve(task.body, arguments(index).operands, pointers);
+    }
+    execute(index, pointers, refused_bytes, worker, -1);
+  }
+  if (bounded) release_lane(device, lane, worker);
+}
+
+bool Executor::acquire_lane(uint32_t index) {
+  Task& task = slot(index);
+  LaneBound& bound = devices_[task.device]->lanes[task.lane];
+  std::lock_guard<SpinLock> guard(bound.lock);
+  if (bound.running < bound.limit) {
+    bound.running++;
+    return true;
+  }
+  bound.backlog.push_back(index);
+  return false;
+}
+
+void Executor::release_lane(Device* device, Lane lane, Worker* worker) {
+  LaneBound& bound = device->lanes[lane];
+  uint32_t index = 0;
+  {
+    std::lock_guard<SpinLock> guard(bound.lock);
+    if (bound.backlog.empty() || bound.running > bound.limit) {
+      bound.running--;
+      return;
+    }
+    size_t first = 0;
+    for (size_t i = 1; i < bound.backlog.size(); i++) {
+      const Task &a = slot(bound.backlog[i]), &b = slot(bound.backlog[first]);
+      if (a.priority != b.priority ? a.priority > b.priority
+                                   : a.sequence.load(std::memory_order_relaxed) < b.sequence.load(std::memory_order_relaxed))
+        first = i;
+    }
+    index = bound.backlog[first];
+    bound.backlog[first] = bound.backlog.back();
+    bound.backlog.pop_back();
+    slot(index).flags |= kHoldsLane;
+  }
+  worker->deque.push(index);
+  notify();
+}
+
+void Executor::push_ordered(const Urgent& entry) {
+  std::lock_guard<SpinLock> guard(ordered_lock_);
+  ordered_.push_back(entry);
+  std::push_heap(ordered_.begin(), ordered_.end());
+  ordered_count_.fetch_add(1, std::memory_order_seq_cst);
+}
+
+uint32_t Executor::pop_ordered(const Urgent& unless_before) {
+  if (ordered_count_.load(std::memory_order_seq_cst) == 0) return 0;
+  std::lock_guard<SpinLock> guard(ordered_lock_);
+  if (ordered_.empty() || ordered_.front() < unless_before) return 0;
+  std::pop_heap(ordered_.begin(), ordered_.end());
+  const uint32_t index = ordered_.back().slot;
+  ordered_.pop_back();
+  ordered_count_.fetch_sub(1, std::memory_order_seq_cst);
+  return index;
+}
+
+// What a worker does next: the successor it just released, unless that is long and something more urgent or earlier
+// in program order is ready. Earlier first keeps few temporaries alive: memory stays warm.
+uint32_t Executor::next_task(Worker* worker) {
+  const uint32_t next = worker->next;
+  if (!next) return take(worker);
+  worker->next = 0;
+  Task& task = slot(next);
+  if (task.body->cost < kOrderedBytes) return next;
+  const Urgent entry{task.priority, task.sequence.load(std::memory_order_relaxed), next};
+  const uint32_t better = pop_ordered(entry);
+  if (!better) return next;
+  push_ordered(entry);
+  return better;
+}
+
+uint32_t Executor::take(Worker* worker) {
+  if (paused_.load(std::memory_order_relaxed)) return 0;
+  if (const uint32_t index = pop_ordered({INT32_MIN, 0, 0})) return index;
+  if (settings_.shuffle_seed && shuffled_count_.load(std::memory_order_seq_cst) > 0) {
+    std::lock_guard<SpinLock> guard(shuffle_lock_);
+    if (!shuffled_.empty()) {
+      std::swap(shuffled_[next_random(shuffle_random_) % shuffled_.size()], shuffled_.back());
+      const uint32_t index = shuffled_.back();
+      shuffled_.pop_back();
+      shuffled_count_--;
+      return index;
+    }
+  }
+  if (const uint32_t index = worker->deque.pop()) return index;
+  if (const uint32_t index = injected_.steal()) return index;
+  const int count = worker_count_.load(std::memory_order_acquire);
+  const int start = count ? static_cast<int>(next_random(worker->random) % count) : 0;
+  for (int i = 0; i < count; i++) {
+    Worker* victim = workers_[(start + i) % count].get();
+    if (victim == worker) continue;
+    if (const uint32_t index = victim->deque.steal()) return index;
+  }
+  return 0;
+}
+
+bool Executor::work_available() {
+  if (paused_.load(std::memory_order_relaxed)) return false;
+  if (ordered_count_.load(std::memory_order_seq_cst) > 0 || shuffled_count_.load(std::memory_order_seq_cst) > 0) return true;
+  if (!injected_.empty()) return true;
+  const int count = worker_count_.load(std::memory_order_acquire);
+  for (int i = 0; i < count; i++) {
+    if (!workers_[i]->deque.empty()) return true;
+  }
+  return false;
+}
+
+// Wakes one sleeping worker unless another is looking for work already. Whoever publishes work does so with a
+// sequentially consistent store before; a worker looks once more after it has announced its sleep.
+void Executor::notify() {
+  if (sleepers_.load(std::memory_order_seq_cst) == 0 || spinners_.load(std::memory_order_seq_cst) > 0) return;
+  {
+    std::lock_guard<std::mutex> guard(park_mutex_);
+    if (sleepers_.load(std::memory_order_relaxed) == 0) return;
+    park_tickets_++;
+    sleepers_.fetch_sub(1, std::memory_order_seq_cst);
+    spinners_.fetch_add(1, std::memory_order_seq_cst);  // the woken worker counts as looking from now on
+  }
+  wakeups_.fetch_add(1, std::memory_order_relaxed);
+  park_cv_.notify_one();
+}
+
+void Executor::worker_main(Worker* worker, int core) {
+  this_worker = worker;
+#ifdef __linux__
+  if (core >= 0) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(core, &set);
+    pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
+  }
+  pthread_setname_np(pthread_self(), ("dagrun " + std::to_string(worker->index)).c_str());
+#else
+  (void)core;
+#endif
+  bool spinning = false;
+  while (!end_workers_.load(std::memory_order_relaxed)) {
+    const uint32_t index = next_task(worker);
+    if (index) {
+      if (spinning) {
+        spinning = false;
+        // The last one to look found something: if there is more, another must look.
+        if (spinners_.fetch_sub(1, std::memory_order_seq_cst) == 1 && work_available()) notify();
+      }
+      run(index, worker);
+      continue;
+    }
+    flush_free(worker);
+    if (!spinning) {
+      spinning = true;
+      spinners_.fetch_add(1, std::memory_order_seq_cst);
+    }
+    const int64_t until = now_ns() + settings_.spin_microseconds * 1000;
+    bool found = false;
+    do {
+      for (int i = 0; i < 16 && !found; i++) {
+        found = work_available();
+        if (!found) relax();
+      }
+    } while (!found && !end_workers_.load(std::memory_order_relaxed) && now_ns() < until);
+    if (found) continue;
+    std::unique_lock<std::mutex> lock(park_mutex_);
+    sleepers_.fetch_add(1, std::memory_order_seq_cst);
+    spinners_.fetch_sub(1, std::memory_order_seq_cst);
+    spinning = false;
+    if (work_available() || end_workers_.load(std::memory_order_relaxed)) {
+      sleepers_.fetch_sub(1, std::memory_order_seq_cst);
+      continue;
+    }
+    park_cv_.wait(lock, [this] { return park_tickets_ > 0 || end_workers_.load(std::memory_order_relaxed); });
+    if (park_tickets_ > 0) {
+      park_tickets_--;
+      spinning = true;  // notify counted it
+    }
+  }
+  flush_free(worker);
+}
+
+// ---------------------------------------------------------------------------------------------------- wait
+
+void Executor::wake_waiters() {
+  { std::lock_guard<std::mutex> guard(wait_mutex_); }
+  wait_cv_.notify_all();
+}
+
+// Runs one tiny ready task on a waiting user thread. A long one goes back to the workers.
+Executor::Help Executor::help(Worker* worker) {
+  const uint32_t index = take(worker);
+  if (!index) return Help::kNothing;
+  if (slot(index).body->cost > kHelpBytes) {
+    worker->deque.push(index);
+    notify();
+    return Help::kTooLong;
+  }
+  run(index, worker);
+  hand_over(worker);
+  return Help::kRan;
+}
+
+void Executor::hand_over(Worker* worker) {
+  if (!worker->next) return;
+  worker->deque.push(worker->next);
+  worker->next = 0;
+  notify();
+}
+
+void Executor::pause() { paused_ = true; }
+
+void Executor::resume() {
+  if (!paused_.exchange(false)) return;
+  notify();
+  { std::lock_guard<std::mutex> guard(python_mutex_); }
+  python_cv_.notify_all();
+}
+
+bool Executor::wait_task(TaskName name, const std::function<bool()>& poll) {
+  if (is_done(name)) return true;
+  resume();
+  Worker* self = current_worker();
+  const int64_t until = now_ns() + settings_.spin_microseconds * 1000;
+  bool helping = true;
+  for (int spins = 0; !is_done(name); spins++) {
+    if (python_work()) {
+      if (!poll()) return false;
+      continue;
+    }
+    if (helping) {
+      const Help helped = help(self);
+      if (helped == Help::kRan) continue;
+      helping = helped == Help::kNothing;
+    }
+    if ((spins & 15) == 15 && now_ns() >= until) {
+      Task& task = slot(name.slot);
+      std::unique_lock<std::mutex> lock(wait_mutex_);
+      waiting_.fetch_add(1, std::memory_order_seq_cst);
+      task.waited.store(1, std::memory_order_seq_cst);
+      if (!is_done(name) && !python_work()) wait_cv_.wait_for(lock, std::chrono::milliseconds(20));
+      waiting_.fetch_sub(1, std::memory_order_seq_cst);
+      lock.unlock();
+      if (!is_done(name) && !poll()) return false;
+    } else {
+      relax();
+    }
+  }
+  flush_free(self);
+  return true;
+}
+
+bool Executor::wait_all(const std::function<bool()>& poll, int64_t timeout_ms) {
+  resume();
+  Worker* self = current_worker();
+  const int64_t start = now_ns();
+  const int64_t until = start + settings_.spin_microseconds * 1000;
+  bool helping = true;
+  for (int spins = 0; in_flight() > 0; spins++) {
+    if (timeout_ms >= 0 && now_ns() - start > timeout_ms * 1000000) return false;
+    if (python_work()) {
+      if (!poll()) return false;
+      if (python_body) continue;
+    }
+    if (helping) {
+      const Help helped = help(self);
+      if (helped == Help::kRan) continue;
+      helping = helped == Help::kNothing;
+    }
+    if ((spins & 15) == 15 && now_ns() >= until) {
+      std::unique_lock<std::mutex> lock(wait_mutex_);
+      waiting_.fetch_add(1, std::memory_order_seq_cst);
+      watch_target_ = 0;
+      watchers_.fetch_add(1, std::memory_order_seq_cst);
+      if (in_flight() > 0 && !python_work()) wait_cv_.wait_for(lock, std::chrono::milliseconds(20));
+      watchers_.fetch_sub(1, std::memory_order_seq_cst);
+      waiting_.fetch_sub(1, std::memory_order_seq_cst);
+      lock.unlock();
+      if (!poll()) return false;
+    } else {
+      relax();
+    }
+  }
+  flush_free(self);
+  return true;
+}
+
+bool Executor::wait_ready(TaskName name, const std::function<bool()>& poll) {
+  Task& task = slot(name.slot);
+  while (task.state.load(std::memory_order_acquire) == State::kPending) {
+    std::unique_lock<std::mutex> lock(wait_mutex_);
+    waiting_.fetch_add(1, std::memory_order_seq_cst);
+    if (task.state.load(std::memory_order_acquire) == State::kPending)
+      wait_cv_.wait_for(lock, std::chrono::milliseconds(20));
+    waiting_.fetch_sub(1, std::memory_order_seq_cst);
+    lock.unlock();
+    if (!poll()) return false;
+  }
+  return true;
+}
+
+void Executor::run_owned(TaskName name) {
+  Worker* self = current_worker();
+  slot(name.slot).flags &= ~kOwned;
+  if (slot(name.slot).lane == kPython) {
+    run_python(name.slot);
+    return;
+  }
+  run(name.slot, self);
+  hand_over(self);
+}
+
+// ---------------------------------------------------------------------------------------------------- python lane
+
+uint32_t Executor::take_python(bool wait) {
+  std::unique_lock<std::mutex> lock(python_mutex_);
+  auto available = [this] { return !python_queue_.empty() && !python_busy_ && !paused_; };
+  if (wait) python_cv_.wait(lock, [&] { return stopping || available(); });
+  if (stopping || !available()) return 0;
+  std::pop_heap(python_queue_.begin(), python_queue_.end());
+  const uint32_t index = python_queue_.back().slot;
+  python_queue_.pop_back();
+  python_ready_.fetch_sub(1, std::memory_order_seq_cst);
+  python_busy_ = true;
+  return index;
+}
+
+void Executor::run_python(uint32_t index) {
+  Worker* worker = current_worker();
+  Task& task = slot(index);
+  const bool owned = settings_.serial;
+  move(task, State::kRunning);
+  std::vector<char*> data(task.body->operands.size());
+  const int64_t refused_bytes = resolve(task.body, arguments(index).operands, data.data());
+  execute(index, data.data(), refused_bytes, worker, -1);
+  hand_over(worker);
+  if (owned) return;
+  {
+    std::lock_guard<std::mutex> guard(python_mutex_);
+    python_busy_ = false;
+  }
+  python_cv_.notify_one();
+  if (waiting_.load(std::memory_order_seq_cst) > 0) wake_waiters();
+}
+
+void Executor::stop_python() {
+  {
+    std::lock_guard<std::mutex> guard(python_mutex_);
+    stopping = true;
+  }
+  python_cv_.notify_all();
+}
+
+// ---------------------------------------------------------------------------------------------------- watching
+
+uint32_t Executor::intern(const std::string& text) {
+  std::lock_guard<std::mutex> guard(text_mutex_);
+  auto [entry, added] = text_ids_.try_emplace(text, static_cast<uint32_t>(texts_.size()));
+  if (added) texts_.push_back(text);
+  return entry->second;
+}
+
+std::string Executor::text(uint32_t id) {
+  std::lock_guard<std::mutex> guard(text_mutex_);
+  return id < texts_.size() ? texts_[id] : std::string();
+}
+
+void Executor::set_tracing(bool on) {
+  std::lock_guard<SpinLock> guard(record_lock_);
+  tracing_ = on;
+}
+
+std::vector<TraceTask> Executor::take_trace_tasks() {
+  std::lock_guard<SpinLock> guard(record_lock_);
+  return std::move(trace_tasks_);
+}
+
+std::vector<TraceEvent> Executor::take_trace_events() {
+  std::vector<TraceEvent> all;
+  for (int i = 0; i < worker_count_; i++) {
+    auto& events = workers_[i]->events;
+    all.insert(all.end(), events.begin(), events.end());
+    events.clear();
+  }
+  return all;
+}
+
+EngineStats Executor::stats() {
+  EngineStats stats{};
+  stats.recorded = pushed_.load() + inlined_;
+  stats.finished = done_sum() + inlined_;
+  stats.inlined = inlined_;
+  stats.in_flight = in_flight();
+  stats.pinned_bytes = pinned_sum();
+  stats.slots = slots_used_;
+  stats.slot_bytes = sizeof(Task);
+  stats.admission_waits = admission_waits_;
+  stats.wakeups = wakeups_.load();
+  std::lock_guard<std::mutex> guard(failure_mutex_);
+  stats.failures = static_cast<int64_t>(failures_.size());
+  return stats;
+}
+
+std::vector<Executor::Waiting> Executor::unfinished(size_t most) {
+  std::lock_guard<SpinLock> guard(record_lock_);
+  std::vector<Waiting> result;
+  std::unordered_map<uint32_t, size_t> place;
+  for (uint32_t index = 1; index < slots_used_ && result.size() < most; index++) {
+    Task& task = slot(index);
+    const State state = task.state.load();
+    if ((task.flags & kLinkBlock) || state == State::kFree || state == State::kDone) continue;
+    place[index] = result.size();
+    result.push_back({{index, task.sequence.load()}, state, task.body->name, task.site, task.body->shapes, task.device, {}});
+  }
+  const size_t found = result.size();
+  for (size_t i = 0; i < found; i++) {
+    Task& task = slot(result[i].name.slot);
+    for (std::atomic<uint32_t>* head : {&task.done_head, &task.launch_head}) {
+      uint32_t links = head->load(std::memory_order_acquire);
+      for (int guard_count = 0; links && links != kClosed && guard_count < 100000; guard_count++) {
+        Task& holder = slot(links >> 4);
+        const uint32_t index = holder.flags & kLinkBlock ? holder.site : links >> 4;
+        auto entry = place.find(index);
+        if (entry != place.end()) result[entry->second].predecessors.push_back(result[i].name);
+        links = holder.next[links & 15];
+      }
+    }
+  }
+  return result;
+}
+
+}  // namespace dagrun

@@ -1,0 +1,568 @@
+// The functions of dagrun._native: thin, checked doors to the executor and the types.
+#include <cstring>
+#include <mutex>
+
+#include "objects.h"
+#include "streams.h"
+
+namespace dagrun {
+
+namespace {
+
+std::thread& python_lane = *new std::thread;  // never destroyed: the interpreter may end before it does
+std::unique_ptr<SimulatedStreams> simulated;
+
+Executor& engine() { return *module.executor; }
+
+PyObject* none_or_error(bool good) {
+  if (!good) return nullptr;
+  Py_RETURN_NONE;
+}
+
+// ---- life
+
+PyObject* start(PyObject*, PyObject* args, PyObject* kwargs) {
+  Settings s;
+  int serial = 0, pin = 0;
+  long long tasks = s.max_inflight_tasks, bytes = s.max_inflight_bytes, spin = s.spin_microseconds, inline_bytes = s.inline_bytes;
+  unsigned long long seed = 0;
+  static const char* names[] = {"workers", "max_inflight_tasks", "max_inflight_bytes", "spin_microseconds",
+                                "inline_bytes", "shuffle_seed", "serial", "pin", nullptr};
+  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i|LLLLKpp", const_cast<char**>(names), &s.workers, &tasks, &bytes, &spin,
+                                   &inline_bytes, &seed, &serial, &pin))
+    return nullptr;
+  if (s.workers < 1 || s.workers > 256) return PyErr_Format(PyExc_ValueError, "workers is %d, expected 1 to 256", s.workers);
+  s.max_inflight_tasks = tasks;
+  s.max_inflight_bytes = bytes;
+  s.spin_microseconds = spin;
+  s.inline_bytes = inline_bytes;
+  s.shuffle_seed = seed;
+  s.serial = serial;
+  s.pin = pin;
+  if (engine().started()) return PyErr_Format(PyExc_RuntimeError, "the engine runs already");
+  engine().current_worker();
+  engine().start(s);
+  python_lane = std::thread(python_lane_main);
+  Py_RETURN_NONE;
+}
+
+PyObject* stop(PyObject*, PyObject* args) {
+  double seconds;
+  if (!PyArg_ParseTuple(args, "d", &seconds)) return nullptr;
+  if (!engine().started() || module.forked) Py_RETURN_TRUE;
+  const int64_t deadline = Executor::now_ns() + static_cast<int64_t>(seconds * 1e9);
+  bool finished = true;
+  while (engine().in_flight() > 0) {
+    const int64_t left = (deadline - Executor::now_ns()) / 1000000;
+    if (left <= 0) {
+      finished = false;
+      break;
+    }
+    PyThreadState* state = PyEval_SaveThread();
+    engine().wait_all(
+        [&] {
+          PyEval_RestoreThread(state);
+          bool good = !PyErr_CheckSignals();
+          const uint32_t slot = good ? engine().take_python(false) : 0;
+          if (slot) engine().run_python(slot);
+          state = PyEval_SaveThread();
+          return good;
+        },
+        left);
+    PyEval_RestoreThread(state);
+    if (PyErr_Occurred()) return nullptr;
+  }
+  PyThreadState* state = PyEval_SaveThread();
+  engine().stop_python();
+  if (finished) python_lane.join();
+  else python_lane.detach();
+  engine().stop(finished ? 1000 : 0);
+  PyEval_RestoreThread(state);
+  drain_disposed();
+  return PyBool_FromLong(finished);
+}
+
+PyObject* after_fork(PyObject*, PyObject*) {
+  if (engine().started()) {
+    module.forked = true;
+    engine().abandon();
+  }
+  Py_RETURN_NONE;
+}
+
+PyObject* add_device(PyObject*, PyObject* args, PyObject* kwargs) {
+  const char* name;
+  PyObject* object;
+  int compute, copy, communication, streams = 0, overwrite = 0;
+  long long limit = 0, cache = 1LL << 30;
+  unsigned long long seed = 1;
+  static const char* names[] = {"name", "object", "compute", "copy", "communication", "streams", "memory_limit",
+                                "cache_bytes", "overwrite_freed", "seed", nullptr};
+  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "sOiii|pLLpK", const_cast<char**>(names), &name, &object, &compute, &copy,
+                                   &communication, &streams, &limit, &cache, &overwrite, &seed))
+    return nullptr;
+  Device* device = engine().add_device(name);
+  device->memory.limit_bytes = limit;
+  device->memory.cache_bytes = cache;
+  device->memory.overwrite_freed = overwrite;
+  if (streams) {
+    if (!simulated) simulated = std::make_unique<SimulatedStreams>(engine(), seed);
+    simulated->add_device(device->index, compute, copy, communication);
+    device->streams = simulated.get();
+  } else {
+    engine().set_lane_limit(device, kCompute, compute);
+    engine().set_lane_limit(device, kCopy, copy);
+    engine().set_lane_limit(device, kCommunication, communication);
+  }
+  if (module.devices.size() <= device->index) module.devices.resize(device->index + 1u);
+  module.devices[device->index] = Py_NewRef(object);
+  return PyLong_FromLong(device->index);
+}
+
+PyObject* set_lane_limit(PyObject*, PyObject* args) {
+  int device, lane, limit;
+  if (!PyArg_ParseTuple(args, "iii", &device, &lane, &limit)) return nullptr;
+  engine().set_lane_limit(engine().device(device), static_cast<Lane>(lane), limit);
+  Py_RETURN_NONE;
+}
+
+PyObject* memory_stats(PyObject*, PyObject* args) {
+  int device, reset = 0;
+  if (!PyArg_ParseTuple(args, "i|p", &device, &reset)) return nullptr;
+  Allocator& memory = engine().device(device)->memory;
+  if (reset) memory.reset_peak();
+  const MemoryStats s = memory.stats();
+  return Py_BuildValue("{s:L,s:L,s:L}", "live_bytes", (long long)s.live_bytes, "peak_bytes", (long long)s.peak_bytes,
+                       "cached_bytes", (long long)s.cached_bytes);
+}
+
+PyObject* trim_memory(PyObject*, PyObject* args) {
+  int device;
+  if (!PyArg_ParseTuple(args, "i", &device)) return nullptr;
+  engine().device(device)->memory.trim();
+  Py_RETURN_NONE;
+}
+
+// ---- arrays
+
+PyObject* layout(PyObject*, PyObject* args) {
+  PyObject *dtype, *shape, *strides = Py_None;
+  int code;
+  long long itemsize;
+  if (!PyArg_ParseTuple(args, "OiLO!|O", &dtype, &code, &itemsize, &PyTuple_Type, &shape, &strides)) return nullptr;
+  const int ndim = static_cast<int>(PyTuple_GET_SIZE(shape));
+  if (ndim > 64) return PyErr_Format(PyExc_ValueError, "%d axes, expected at most 64", ndim);
+  int64_t dims[128];
+  double bytes = static_cast<double>(itemsize);
+  for (int i = 0; i < ndim; i++) {
+    dims[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(shape, i));
+    if (dims[i] == -1 && PyErr_Occurred()) return nullptr;
+    if (dims[i] < 0) return PyErr_Format(PyExc_ValueError, "negative dimension %lld in the shape", (long long)dims[i]);
+    bytes *= static_cast<double>(dims[i]);
+  }
+  if (bytes > 4e18) return PyErr_Format(PyExc_ValueError, "array of shape %R is too large: no memory can hold it", shape);
+  if (strides == Py_None) {
+    int64_t step = itemsize;
+    for (int i = ndim - 1; i >= 0; i--) {
+      dims[ndim + i] = step;
+      if (dims[i]) step *= dims[i];
+    }
+  } else {
+    if (!PyTuple_Check(strides) || PyTuple_GET_SIZE(strides) != ndim)
+      return PyErr_Format(PyExc_ValueError, "strides %R do not fit shape %R", strides, shape);
+    for (int i = 0; i < ndim; i++) {
+      dims[ndim + i] = PyLong_AsLongLong(PyTuple_GET_ITEM(strides, i));
+      if (dims[ndim + i] == -1 && PyErr_Occurred()) return nullptr;
+    }
+  }
+  return reinterpret_cast<PyObject*>(make_layout(dtype, code, itemsize, dims, ndim));
+}
+
+bool get_layout(PyObject* object, Layout** out) {
+  if (!PyObject_TypeCheck(object, module.layout_type)) {
+    PyErr_Format(PyExc_TypeError, "expected a Layout, got %s", Py_TYPE(object)->tp_name);
+    return false;
+  }
+  *out = reinterpret_cast<Layout*>(object);
+  return true;
+}
+
+PyObject* empty(PyObject*, PyObject* args) {
+  PyObject* object;
+  int device;
+  Layout* layout;
+  if (!PyArg_ParseTuple(args, "Oi", &object, &device) || !get_layout(object, &layout)) return nullptr;
+  if (!ready_to_record("make an array")) return nullptr;
+  Buffer* buffer;
+  {
+    std::lock_guard<SpinLock> guard(engine().record_lock());
+    buffer = engine().new_buffer(engine().device(device), layout->nbytes);
+  }
+  return reinterpret_cast<PyObject*>(make_handle(layout, buffer, 0));
+}
+
+PyObject* view(PyObject*, PyObject* args) {
+  PyObject *object, *layout_object;
+  long long offset;
+  Layout* layout;
+  if (!PyArg_ParseTuple(args, "OOL", &object, &layout_object, &offset) || !get_layout(layout_object, &layout)) return nullptr;
+  Handle* handle = as_handle(object);
+  if (!handle) return nullptr;
+  const Region r = shifted(layout->region, offset);
+  if (layout->size && (r.lo < 0 || r.hi > handle->buffer->nbytes))
+    return PyErr_Format(PyExc_IndexError, "view of bytes [%lld, %lld) in a buffer of %lld", (long long)r.lo, (long long)r.hi,
+                        (long long)handle->buffer->nbytes);
+  engine().add_handle(handle->buffer);
+  return reinterpret_cast<PyObject*>(make_handle(layout, handle->buffer, offset));
+}
+
+// from_memory(layout, device, buffer, copy): an array of the bytes of a C-contiguous buffer.
+PyObject* from_memory(PyObject*, PyObject* args) {
+  PyObject *layout_object, *source;
+  int device, copy;
+  Layout* layout;
+  if (!PyArg_ParseTuple(args, "OiOp", &layout_object, &device, &source, &copy) || !get_layout(layout_object, &layout))
+    return nullptr;
+  if (!ready_to_record("make an array")) return nullptr;
+  Py_buffer bytes;
+  if (PyObject_GetBuffer(source, &bytes, PyBUF_SIMPLE) < 0) return nullptr;
+  if (bytes.len != layout->nbytes) {
+    PyErr_Format(PyExc_ValueError, "memory of %zd bytes for an array of %lld", bytes.len, (long long)layout->nbytes);
+    PyBuffer_Release(&bytes);
+    return nullptr;
+  }
+  Device* target = engine().device(device);
+  Buffer* buffer;
+  {
+    std::lock_guard<SpinLock> guard(engine().record_lock());
+    buffer = engine().new_buffer(target, layout->nbytes);
+  }
+  auto* handle = reinterpret_cast<PyObject*>(make_handle(layout, buffer, 0));
+  if (bytes.len == 0) {
+  } else if (copy) {
+    char* memory = target->memory.allocate(layout->nbytes);
+    if (!memory) {
+      Py_DECREF(handle);
+      PyBuffer_Release(&bytes);
+      return PyErr_Format(PyExc_MemoryError, "no memory for an array of %lld bytes on %s", (long long)layout->nbytes,
+                          target->name.c_str());
+    }
+    if (layout->nbytes > 1 << 16) {
+      PyThreadState* state = PyEval_SaveThread();
+      memcpy(memory, bytes.buf, static_cast<size_t>(bytes.len));
+      PyEval_RestoreThread(state);
+    } else {
+      memcpy(memory, bytes.buf, static_cast<size_t>(bytes.len));
+    }
+    buffer->data = memory;
+  } else {
+    auto* block = new Block();
+    block->memory = static_cast<char*>(bytes.buf);
+    block->nbytes = layout->nbytes;
+    block->base = Py_NewRef(source);
+    buffer->block = block;
+    buffer->data = block->memory;
+  }
+  PyBuffer_Release(&bytes);
+  return handle;
+}
+
+PyObject* export_memory(PyObject*, PyObject* args) {
+  PyObject* object;
+  if (!PyArg_ParseTuple(args, "O", &object)) return nullptr;
+  Handle* handle = as_handle(object);
+  return handle ? export_handle(handle, true) : nullptr;
+}
+
+PyObject* wait(PyObject*, PyObject* object) {
+  Handle* handle = as_handle(object);
+  if (!handle || wait_handle(handle) < 0) return nullptr;
+  return Py_NewRef(object);
+}
+
+PyObject* is_ready(PyObject*, PyObject* object) {
+  Handle* handle = as_handle(object);
+  if (!handle) return nullptr;
+  std::lock_guard<SpinLock> guard(engine().record_lock());
+  const Region region = shifted(handle->layout->region, handle->offset);
+  return PyBool_FromLong(engine().pending_writer(handle->buffer, region).slot == 0);
+}
+
+PyObject* wait_all(PyObject*, PyObject*) { return none_or_error(wait_everything() == 0); }
+
+// record(signature, inputs, scalars: bytes, outputs or None, device, callable or None)
+PyObject* record_call(PyObject*, PyObject* args) {
+  PyObject *signature_object, *inputs, *scalars, *outputs, *callable;
+  int device;
+  if (!PyArg_ParseTuple(args, "O!O!SOiO", module.signature_type, &signature_object, &PyTuple_Type, &inputs, &scalars, &outputs,
+                        &device, &callable))
+    return nullptr;
+  auto* signature = reinterpret_cast<Signature*>(signature_object);
+  std::vector<Handle*> in, out;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(inputs); i++) {
+    Handle* handle = as_handle(PyTuple_GET_ITEM(inputs, i));
+    if (!handle) return nullptr;
+    in.push_back(handle);
+  }
+  if (outputs != Py_None) {
+    if (!PyTuple_Check(outputs)) return PyErr_Format(PyExc_TypeError, "outputs must be a tuple");
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(outputs); i++) {
+      Handle* handle = as_handle(PyTuple_GET_ITEM(outputs, i));
+      if (!handle) return nullptr;
+      out.push_back(handle);
+    }
+    if (out.size() != signature->operation->outputs.size()) return PyErr_Format(PyExc_ValueError, "%zu outputs given", out.size());
+  }
+  if (in.size() != signature->operation->inputs.size() || PyBytes_GET_SIZE(scalars) != 8 * signature->operation->scalar_count)
+    return PyErr_Format(PyExc_ValueError, "operands do not fit the signature of %s", signature->operation->name.c_str());
+  if (device < 0 || device >= engine().device_count()) return PyErr_Format(PyExc_ValueError, "no device %d", device);
+  std::vector<uint64_t> values(static_cast<size_t>(signature->operation->scalar_count) + 1);
+  memcpy(values.data(), PyBytes_AS_STRING(scalars), static_cast<size_t>(PyBytes_GET_SIZE(scalars)));
+  return record(signature, in.data(), values.data(), outputs == Py_None ? nullptr : out.data(), engine().device(device),
+                callable == Py_None ? nullptr : callable);
+}
+
+PyObject* binary_call(PyObject*, PyObject* args) {
+  int op;
+  PyObject *left, *right;
+  if (!PyArg_ParseTuple(args, "iOO", &op, &left, &right)) return nullptr;
+  return binary(op, left, right, false);
+}
+
+PyObject* install(PyObject*, PyObject* args) {
+  int op, in_place;
+  PyObject *left, *right, *signature;
+  if (!PyArg_ParseTuple(args, "iOOpO!", &op, &left, &right, &in_place, module.signature_type, &signature)) return nullptr;
+  install_binary(op, left, right, in_place, reinterpret_cast<Signature*>(signature));
+  Py_RETURN_NONE;
+}
+
+// ---- batches
+
+// push_batch(first, predecessors, device, name, function=0): uint32 buffers; all tasks run one body without operands.
+PyObject* push_batch(PyObject*, PyObject* args) {
+  Py_buffer first, predecessors;
+  int device;
+  const char* name;
+  unsigned long long function = 0;
+  PyObject* priorities_object = Py_None;
+  if (!PyArg_ParseTuple(args, "y*y*is|KO", &first, &predecessors, &device, &name, &function, &priorities_object)) return nullptr;
+  if (!ready_to_record("record a batch")) return nullptr;
+  auto* body = new Body();  // lives on: batches are few and prepared
+  body->name = engine().intern(name);
+  body->function = reinterpret_cast<Function>(function);
+  Batch batch;
+  batch.count = static_cast<uint32_t>(first.len / 4) - 1;
+  batch.first = static_cast<const uint32_t*>(first.buf);
+  batch.predecessors = static_cast<const uint32_t*>(predecessors.buf);
+  std::vector<const Body*> bodies(batch.count, body);
+  batch.bodies = bodies.data();
+  batch.device = static_cast<uint16_t>(device);
+  batch.site = current_site();
+  bool good = batch.first[batch.count] * 4ULL <= static_cast<unsigned long long>(predecessors.len);
+  for (uint32_t i = 0; good && i < batch.count; i++) {
+    for (uint32_t p = batch.first[i]; p < batch.first[i + 1]; p++) good = good && batch.predecessors[p] < i;
+  }
+  Py_buffer priorities{};
+  if (good && priorities_object != Py_None) {
+    if (PyObject_GetBuffer(priorities_object, &priorities, PyBUF_SIMPLE) < 0) return nullptr;
+    batch.priorities = static_cast<const int32_t*>(priorities.buf);
+    good = priorities.len == 4LL * batch.count;
+  }
+  uint64_t sequence = 0;
+  if (good) {
+    PyThreadState* state = PyEval_SaveThread();
+    {
+      std::lock_guard<SpinLock> guard(engine().record_lock());
+      sequence = engine().push_batch(batch);
+    }
+    PyEval_RestoreThread(state);
+  }
+  if (priorities.obj) PyBuffer_Release(&priorities);
+  PyBuffer_Release(&first);
+  PyBuffer_Release(&predecessors);
+  if (!good) return PyErr_Format(PyExc_ValueError, "task i of a batch may only come after tasks before it");
+  return PyLong_FromUnsignedLongLong(sequence);
+}
+
+// ---- watching
+
+PyObject* stats(PyObject*, PyObject*) {
+  const EngineStats s = engine().stats();
+  const StreamStats t = simulated ? simulated->stats() : StreamStats{};
+  return Py_BuildValue("{s:K,s:K,s:K,s:L,s:L,s:L,s:L,s:L,s:K,s:K,s:K,s:K,s:K,s:K}", "recorded", (unsigned long long)s.recorded,
+                       "finished", (unsigned long long)s.finished, "inlined", (unsigned long long)s.inlined, "in_flight",
+                       (long long)s.in_flight, "pinned_bytes", (long long)s.pinned_bytes, "task_slots", (long long)s.slots,
+                       "task_bytes", (long long)s.slot_bytes, "failures", (long long)s.failures, "admission_waits",
+                       (unsigned long long)s.admission_waits, "wakeups", (unsigned long long)s.wakeups, "streams",
+                       (unsigned long long)t.streams, "stream_launches", (unsigned long long)t.launches, "stream_events",
+                       (unsigned long long)t.events, "stream_waits", (unsigned long long)t.waits);
+}
+
+PyObject* failures(PyObject*, PyObject* args) {
+  int forget = 0;
+  if (!PyArg_ParseTuple(args, "|p", &forget)) return nullptr;
+  PyObject* list = PyList_New(0);
+  for (auto& failure : engine().failures()) {
+    PyObject* dict = failure_dict(*failure);
+    if (!dict || PyList_Append(list, dict) < 0) return nullptr;
+    Py_DECREF(dict);
+    if (forget) failure->delivered = true;
+  }
+  if (forget) engine().forget_failures();
+  drain_disposed();
+  return list;
+}
+
+PyObject* trace(PyObject*, PyObject* args) {
+  int on;
+  if (!PyArg_ParseTuple(args, "p", &on)) return nullptr;
+  if (!on && engine().started() && wait_everything() < 0) return nullptr;
+  engine().set_tracing(on);
+  static const char* lanes[] = {"compute", "copy", "communication", "python"};
+  static const char* kinds[] = {"RAW", "WAR", "WAW"};
+  PyObject *tasks = PyList_New(0), *events = PyList_New(0);
+  for (const TraceTask& t : engine().take_trace_tasks()) {
+    PyObject* accesses = PyTuple_New(static_cast<Py_ssize_t>(t.accesses.size()));
+    for (size_t i = 0; i < t.accesses.size(); i++) {
+      const TraceAccess& a = t.accesses[i];
+      PyTuple_SET_ITEM(accesses, static_cast<Py_ssize_t>(i),
+                       Py_BuildValue("KLLLLO", (unsigned long long)a.buffer, (long long)a.region.lo, (long long)a.region.hi,
+                                     (long long)a.region.stride, (long long)a.region.width, a.write ? Py_True : Py_False));
+    }
+    PyObject* predecessors = PyTuple_New(static_cast<Py_ssize_t>(t.predecessors.size()));
+    for (size_t i = 0; i < t.predecessors.size(); i++)
+      PyTuple_SET_ITEM(predecessors, static_cast<Py_ssize_t>(i),
+                       Py_BuildValue("Ks", (unsigned long long)t.predecessors[i].first, kinds[t.predecessors[i].second]));
+    PyObject* item = Py_BuildValue("KssssNiLNN", (unsigned long long)t.sequence, engine().text(t.name).c_str(),
+                                   engine().text(t.shapes).c_str(), engine().device(t.device)->name.c_str(), lanes[t.lane],
+                                   describe_site(t.site), (int)t.priority, (long long)t.recorded_ns, accesses, predecessors);
+    if (!item || PyList_Append(tasks, item) < 0) return nullptr;
+    Py_DECREF(item);
+  }
+  for (const TraceEvent& e : engine().take_trace_events()) {
+    PyObject* item = Py_BuildValue("KLLsiO", (unsigned long long)e.sequence, (long long)e.begin_ns, (long long)e.end_ns,
+                                   engine().worker_name(e.worker).c_str(), (int)e.stream, e.failed ? Py_True : Py_False);
+    if (!item || PyList_Append(events, item) < 0) return nullptr;
+    Py_DECREF(item);
+  }
+  return Py_BuildValue("NN", tasks, events);
+}
+
+PyObject* unfinished(PyObject*, PyObject* args) {
+  int most = 1000;
+  if (!PyArg_ParseTuple(args, "|i", &most)) return nullptr;
+  static const char* states[] = {"free", "pending", "ready", "running", "launched", "done"};
+  PyObject* list = PyList_New(0);
+  for (const auto& w : engine().unfinished(static_cast<size_t>(most))) {
+    PyObject* predecessors = PyTuple_New(static_cast<Py_ssize_t>(w.predecessors.size()));
+    for (size_t i = 0; i < w.predecessors.size(); i++)
+      PyTuple_SET_ITEM(predecessors, static_cast<Py_ssize_t>(i),
+                       PyLong_FromUnsignedLongLong(w.predecessors[i].sequence));
+    PyObject* item = Py_BuildValue("KssssNN", (unsigned long long)w.name.sequence, states[static_cast<int>(w.state)],
+                                   engine().text(w.text).c_str(), engine().text(w.shapes).c_str(),
+                                   engine().device(w.device)->name.c_str(), describe_site(w.site), predecessors);
+    if (!item || PyList_Append(list, item) < 0) return nullptr;
+    Py_DECREF(item);
+  }
+  return list;
+}
+
+// last_writer(handle) -> (sequence, name, (file, line, function)), sequence 0 where nothing wrote it
+PyObject* last_writer(PyObject*, PyObject* object) {
+  Handle* handle = as_handle(object);
+  if (!handle) return nullptr;
+  const Buffer* b = handle->buffer;
+  return Py_BuildValue("KsN", (unsigned long long)b->last_writer, b->last_writer ? engine().text(b->writer_name).c_str() : "",
+                       describe_site(b->writer_site));
+}
+
+PyObject* pause(PyObject*, PyObject* args) {
+  int on;
+  if (!PyArg_ParseTuple(args, "p", &on)) return nullptr;
+  if (on) engine().pause();
+  else engine().resume();
+  Py_RETURN_NONE;
+}
+
+PyObject* in_task_now(PyObject*, PyObject*) { return PyBool_FromLong(in_task); }
+
+PyObject* set_hooks(PyObject*, PyObject* args, PyObject* kwargs) {
+  static const char* names[] = {"binary_slow", "make_error", "start", "gradient_hook", nullptr};
+  PyObject *slow = nullptr, *error = nullptr, *start = nullptr, *hook = nullptr;
+  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OOOO", const_cast<char**>(names), &slow, &error, &start, &hook))
+    return nullptr;
+  if (slow) module.binary_slow = Py_NewRef(slow);
+  if (error) module.make_error = Py_NewRef(error);
+  if (start) module.start = start == Py_None ? nullptr : Py_NewRef(start);
+  if (hook) module.gradient_hook = hook == Py_None ? nullptr : Py_NewRef(hook);
+  Py_RETURN_NONE;
+}
+
+PyObject* set_gradients(PyObject*, PyObject* args) {
+  int on;
+  if (!PyArg_ParseTuple(args, "p", &on)) return nullptr;
+  const bool was = module.gradients;
+  module.gradients = on;
+  return PyBool_FromLong(was);
+}
+
+PyObject* set_prefix(PyObject*, PyObject* args) {
+  const char *package, *user;
+  if (!PyArg_ParseTuple(args, "ss", &package, &user)) return nullptr;
+  set_package_prefix(package, user);
+  Py_RETURN_NONE;
+}
+
+PyObject* here(PyObject*, PyObject*) { return describe_site(current_site()); }
+
+#define KEYWORDS(function) reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function)), METH_VARARGS | METH_KEYWORDS
+PyMethodDef methods[] = {
+    {"start", KEYWORDS(start), "Starts the worker threads and the Python lane."},
+    {"stop", stop, METH_VARARGS, "stop(seconds): finishes what is in flight, ends the threads; False: gave up."},
+    {"after_fork", after_fork, METH_NOARGS, "In the child: the threads are gone."},
+    {"add_device", KEYWORDS(add_device), "Adds a device; returns its index."},
+    {"set_lane_limit", set_lane_limit, METH_VARARGS, "set_lane_limit(device, lane, limit)"},
+    {"memory_stats", memory_stats, METH_VARARGS, "memory_stats(device, reset_peak=False)"},
+    {"trim_memory", trim_memory, METH_VARARGS, "trim_memory(device): gives cached memory back."},
+    {"layout", layout, METH_VARARGS, "layout(dtype, code, itemsize, shape, strides=None)"},
+    {"empty", empty, METH_VARARGS, "empty(layout, device): an array whose values are not set."},
+    {"view", view, METH_VARARGS, "view(array, layout, offset): another view of the array's buffer."},
+    {"from_memory", from_memory, METH_VARARGS, "from_memory(layout, device, buffer, copy)"},
+    {"export", export_memory, METH_VARARGS, "export(array): waits, then the memory of its buffer, read-only."},
+    {"wait", wait, METH_O, "wait(array): blocks until it is computed; raises what failed; returns it."},
+    {"is_ready", is_ready, METH_O, "is_ready(array): whether a wait would return at once."},
+    {"wait_all", wait_all, METH_NOARGS, "Blocks until nothing is in flight."},
+    {"record", record_call, METH_VARARGS, "record(signature, inputs, scalars, outputs, device, callable)"},
+    {"binary", binary_call, METH_VARARGS, "binary(operator, left, right)"},
+    {"install_binary", install, METH_VARARGS, "install_binary(operator, left, right, in_place, signature)"},
+    {"push_batch", push_batch, METH_VARARGS, "push_batch(first, predecessors, device, name, function=0, priorities=None)"},
+    {"stats", stats, METH_NOARGS, "Counters of the engine."},
+    {"failures", failures, METH_VARARGS, "failures(forget=False): the failed tasks, in program order."},
+    {"trace", trace, METH_VARARGS, "trace(on): switches tracing; returns what was traced so far."},
+    {"unfinished", unfinished, METH_VARARGS, "unfinished(most=1000): tasks in flight and what each waits for."},
+    {"last_writer", last_writer, METH_O, "last_writer(array) -> (sequence, name, site)"},
+    {"pause", pause, METH_VARARGS, "pause(on): lanes take no further task until something waits."},
+    {"in_task", in_task_now, METH_NOARGS, "Whether this thread is running a task."},
+    {"set_hooks", KEYWORDS(set_hooks), "Registers what the layers above provide."},
+    {"set_gradients", set_gradients, METH_VARARGS, "set_gradients(on) -> what it was"},
+    {"set_prefix", set_prefix, METH_VARARGS, "set_prefix(package folder, folder in it that counts as user code)"},
+    {"here", here, METH_NOARGS, "The user's line, as a task recorded now would remember it."},
+    {nullptr, nullptr, 0, nullptr}};
+
+PyModuleDef definition = {PyModuleDef_HEAD_INIT, "dagrun._native", "The native core: executor, handles, memory.", -1, methods,
+                          nullptr, nullptr, nullptr, nullptr};
+
+}  // namespace
+}  // namespace dagrun
+
+PyMODINIT_FUNC PyInit__native() {
+  using namespace dagrun;
+  PyObject* m = PyModule_Create(&definition);
+  if (!m) return nullptr;
+  module.executor = new Executor();  // never destroyed: worker threads may outlive the interpreter
+  module.executor->python_body = run_python_body;
+  module.executor->dispose = dispose;
+  if (!add_types(m)) return nullptr;
+  return m;
+}

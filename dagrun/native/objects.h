@@ -1,0 +1,116 @@
+// The Python types of the native module: layouts, signatures, handles, exports; and the state they share.
+#pragma once
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "executor.h"
+
+namespace dagrun {
+
+// How the elements of a view lie: dtype, shape, strides. Interned: equal layouts are one object, compared by address.
+struct Layout {
+  PyObject_HEAD
+  PyObject* dtype;
+  PyObject* shape;    // tuple
+  PyObject* strides;  // tuple, bytes
+  int code, ndim;
+  int64_t itemsize, size, nbytes;
+  bool contiguous;  // C order, without gaps
+  bool exact;       // region holds the elements' bytes and no others
+  Region region;    // relative to the first element
+  uint64_t hash;
+  std::vector<int64_t>* dims;  // shape, then strides
+};
+
+// One operation on given layouts: what its tasks share. Lives until no task or failure can name it.
+struct Operation {
+  std::string name, shapes;
+  std::vector<std::unique_ptr<Body>> bodies;
+  std::vector<Layout*> outputs, inputs;
+  int scalar_count = 0;
+  char scalar_kind = 0;        // how a Python scalar is packed: 'f' float64, 's' float32, 'i' signed, 'u' unsigned, '?' bool
+  int64_t scalar_low = 0;      // range of an integer scalar
+  uint64_t scalar_high = 0;
+  PyObject* explain = nullptr;  // (code, details) -> (exception type, message)
+};
+
+struct Signature {
+  PyObject_HEAD
+  Operation* operation;
+};
+
+// A user's array: a view of a buffer. Not tracked by the garbage collector; number slots lead to `binary`.
+struct Handle {
+  PyObject_HEAD
+  Layout* layout;
+  Buffer* buffer;
+  int64_t offset;
+  PyObject* node;  // the autodiff record that made it
+  char requires_grad;
+};
+
+// A view of a block through the buffer protocol; the block lives as long as anybody holds this.
+struct Export {
+  PyObject_HEAD
+  Block* block;
+  char readonly;
+};
+
+// What the types and functions share. With the GIL.
+struct Module {
+  Executor* executor = nullptr;
+  PyTypeObject* layout_type = nullptr;
+  PyTypeObject* signature_type = nullptr;
+  PyTypeObject* handle_type = nullptr;
+  PyTypeObject* export_type = nullptr;
+  PyObject* binary_slow = nullptr;         // (operator number, left, right, out or None)
+  PyObject* make_error = nullptr;          // failure dict -> exception
+  PyObject* start = nullptr;               // called once, before the first task
+  PyObject* gradient_hook = nullptr;       // (signature, inputs, outputs)
+  std::vector<PyObject*> devices;          // Device objects by index
+  bool gradients = true;
+  bool forked = false;
+};
+extern Module module;
+extern thread_local bool in_task;
+
+// handles.cpp
+Layout* make_layout(PyObject* dtype, int code, int64_t itemsize, const int64_t* dims, int ndim);
+Handle* make_handle(Layout* layout, Buffer* buffer, int64_t offset);  // takes over one handle of the buffer
+bool is_array(PyObject* object);
+Handle* as_handle(PyObject* object);  // nullptr with TypeError set
+bool add_types(PyObject* m);
+PyObject* export_handle(Handle* handle, bool readonly);
+PyObject* make_export(Block* block, bool readonly);
+
+// recording.cpp
+bool ready_to_record(const char* what);
+PyObject* record(Signature* signature, Handle* const* inputs, const uint64_t* scalars, Handle* const* outputs,
+                 Device* device, PyObject* callable);
+PyObject* binary(int op, PyObject* left, PyObject* right, bool in_place);
+void install_binary(int op, PyObject* left, PyObject* right, bool in_place, Signature* signature);
+void retire(Operation* operation);
+uint32_t current_site();
+PyObject* describe_site(uint32_t site);  // (file, line, function)
+void set_package_prefix(const char* prefix, const char* user_prefix);
+
+// waiting.cpp
+int wait_handle(Handle* handle);  // -1 with the failure or KeyboardInterrupt raised
+int wait_everything();
+int wait_for_space();
+bool run_serially(TaskName name, bool release_gil);
+void raise_failure(const std::shared_ptr<Failure>& failure);
+PyObject* failure_dict(const Failure& failure);
+void dispose(void* object);
+void drain_disposed();
+int run_python_body(const Body* body, Arguments& arguments, char** data, Failure* failure);
+void python_lane_main();
+
+constexpr int kBinaryOperators = 24;
+constexpr int kFirstComparison = 16;  // 16 + Py_LT .. 16 + Py_GE
+
+}  // namespace dagrun

@@ -1,0 +1,410 @@
+// The one place where tasks are made from user calls: cached signatures, user lines, new buffers, pushes.
+#include <cstring>
+#include <mutex>
+#include <unordered_map>
+
+#include "objects.h"
+
+namespace dagrun {
+
+// ---------------------------------------------------------------------------------------------------- user lines
+
+namespace {
+
+struct Site {
+  PyCodeObject* code;  // held for ever: programs have few lines, and the key must stay unique
+  int instruction;
+};
+std::vector<Site> sites{{nullptr, 0}};
+
+constexpr uint32_t kInternal = 0xFFFFFFFF;  // a line of the package itself
+struct SiteEntry {
+  PyCodeObject* code = nullptr;
+  int instruction = -1;
+  uint32_t site = 0;
+};
+constexpr size_t kSiteCache = 1024;
+SiteEntry site_cache[kSiteCache];
+struct SiteKey {
+  PyCodeObject* code;
+  int instruction;
+  bool operator==(const SiteKey& o) const { return code == o.code && instruction == o.instruction; }
+};
+struct SiteHash {
+  size_t operator()(const SiteKey& k) const { return reinterpret_cast<size_t>(k.code) * 31 + static_cast<size_t>(k.instruction); }
+};
+std::unordered_map<SiteKey, uint32_t, SiteHash> site_ids;
+std::string package_prefix = "\x01", user_prefix = "\x01";
+
+bool is_internal(PyCodeObject* code) {
+  Py_ssize_t length = 0;
+  const char* name = PyUnicode_AsUTF8AndSize(code->co_filename, &length);
+  if (!name) {
+    PyErr_Clear();
+    return false;
+  }
+  return !strncmp(name, package_prefix.c_str(), package_prefix.size()) &&
+         strncmp(name, user_prefix.c_str(), user_prefix.size());
+}
+
+uint32_t find_site(PyCodeObject* code, int instruction) {
+  SiteEntry& entry = site_cache[(reinterpret_cast<size_t>(code) / 16 + static_cast<size_t>(instruction)) % kSiteCache];
+  if (entry.code == code && entry.instruction == instruction) return entry.site;
+  auto known = site_ids.find({code, instruction});
+  uint32_t site;
+  if (known != site_ids.end()) {
+    site = known->second;
+  } else {
+    Py_INCREF(code);
+    if (is_internal(code)) {
+      site = kInternal;
+    } else {
+      site = static_cast<uint32_t>(sites.size());
+      sites.push_back({code, instruction});
+    }
+    site_ids[{code, instruction}] = site;
+  }
+  entry = {code, instruction, site};
+  return site;
+}
+
+}  // namespace
+
+void set_package_prefix(const char* prefix, const char* user) {
+  package_prefix = prefix;
+  user_prefix = user;
+}
+
+// The innermost line outside the package.
+uint32_t current_site() {
+  PyFrameObject* frame = PyThreadState_GetFrame(PyThreadState_Get());
+  while (frame) {
+    PyCodeObject* code = PyFrame_GetCode(frame);
+    const uint32_t site = find_site(code, PyFrame_GetLasti(frame));
+    Py_DECREF(code);
+    if (site != kInternal) {
+      Py_DECREF(frame);
+      return site;
+    }
+    PyFrameObject* outer = PyFrame_GetBack(frame);
+    Py_DECREF(frame);
+    frame = outer;
+  }
+  return 0;
+}
+
+PyObject* describe_site(uint32_t site) {
+  if (site == 0 || site >= sites.size()) return Py_BuildValue("sis", "<unknown>", 0, "<unknown>");
+  const Site& s = sites[site];
+  const int line = PyCode_Addr2Line(s.code, s.instruction);
+  return Py_BuildValue("OiO", s.code->co_filename, line, s.code->co_qualname);
+}
+
+// ---------------------------------------------------------------------------------------------------- retirement
+
+namespace {
+std::vector<Operation*> retired;  // their signatures are gone, their tasks perhaps not
+}
+
+void retire(Operation* operation) {
+  if (!operation || module.forked) return;
+  retired.push_back(operation);
+  if (retired.size() < 64 || module.executor->in_flight() > 0 || module.executor->live_failures() > 0) return;
+  for (Operation* dead : retired) {
+    for (Layout* layout : dead->outputs) Py_DECREF(reinterpret_cast<PyObject*>(layout));
+    for (Layout* layout : dead->inputs) Py_DECREF(reinterpret_cast<PyObject*>(layout));
+    Py_XDECREF(dead->explain);
+    delete dead;
+  }
+  retired.clear();
+}
+
+// ---------------------------------------------------------------------------------------------------- record
+
+bool ready_to_record(const char* what) {
+  if (in_task) {
+    PyErr_Format(PyExc_RuntimeError,
+                 "cannot %s inside a task: a custom operator's function gets NumPy arrays and must compute with NumPy; "
+                 "record dagrun operations outside of it",
+                 what);
+    return false;
+  }
+  if (module.forked) {
+    PyErr_Format(PyExc_RuntimeError,
+                 "cannot %s in a forked child process: its worker threads stayed in the parent; use the 'spawn' start method, "
+                 "or fork before the first dagrun operation (finished CPU arrays may still be read here)",
+                 what);
+    return false;
+  }
+  if (!module.executor->started()) {
+    if (!module.start) {
+      PyErr_SetString(PyExc_RuntimeError, "the engine has been shut down");
+      return false;
+    }
+    PyObject* result = PyObject_CallNoArgs(module.start);
+    if (!result) return false;
+    Py_DECREF(result);
+  }
+  return true;
+}
+
+namespace {
+
+Body* detach_body() {
+  static Body* body = [] {
+    auto* made = new Body();
+    made->name = module.executor->intern("detach");
+    made->detaches = true;
+    made->cost = 1 << 20;
+    return made;
+  }();
+  return body;
+}
+
+// Exported or lent memory must not change under its holder: the write goes to a fresh copy.
+void push_detach(Executor& executor, Buffer* buffer, uint32_t site, std::vector<TaskName>& owned) {
+  Body* body = detach_body();
+  OperandSpec spec;
+  spec.region = {0, buffer->nbytes, 0, 0};
+  spec.mode = kRead | kWrite;
+  // One body per buffer size: the specification is immutable once a task names it.
+  static std::unordered_map<int64_t, Body*> bodies;
+  Body*& sized = bodies[buffer->nbytes];
+  if (!sized) {
+    sized = new Body(*body);
+    sized->operands.push_back(spec);
+  }
+  Operand operand{buffer, 0};
+  Call call;
+  call.body = sized;
+  call.operands = &operand;
+  call.device = buffer->device->index;
+  call.site = site;
+  const TaskName name = executor.push(call);
+  if (executor.settings().serial) owned.push_back(name);
+}
+
+}  // namespace
+
+PyObject* record(Signature* signature, Handle* const* inputs, const uint64_t* scalars, Handle* const* outputs,
+                 Device* device, PyObject* callable) {
+  Executor& executor = *module.executor;
+  if (!ready_to_record("record an operation")) return nullptr;
+  Operation* operation = signature->operation;
+  const size_t n_out = operation->outputs.size(), n_in = operation->inputs.size();
+  const uint32_t site = current_site();
+  int64_t nbytes = 0;
+  if (!outputs) {
+    for (Layout* layout : operation->outputs) nbytes += layout->nbytes;
+  }
+  if (executor.over_bound(nbytes) && wait_for_space() < 0) return nullptr;
+
+  Operand few[8];
+  Handle* few_results[4];
+  std::vector<Operand> many;
+  std::vector<Handle*> many_results;
+  Operand* operands = few;
+  Handle** results = few_results;
+  if (n_out + n_in > 8) {
+    many.resize(n_out + n_in);
+    operands = many.data();
+  }
+  if (n_out > 4) {
+    many_results.resize(n_out);
+    results = many_results.data();
+  }
+  for (size_t i = 0; i < n_in; i++) operands[n_out + i] = {inputs[i]->buffer, inputs[i]->offset};
+  std::vector<TaskName> owned;
+  {
+    std::unique_lock<SpinLock> guard(executor.record_lock());
+    for (size_t i = 0; i < n_out; i++) {
+      if (outputs) {
+        operands[i] = {outputs[i]->buffer, outputs[i]->offset};
+        if (executor.needs_detach(operands[i].buffer)) push_detach(executor, operands[i].buffer, site, owned);
+      } else {
+        operands[i] = {executor.new_buffer(device, operation->outputs[i]->nbytes), 0};
+      }
+    }
+    Call call;
+    call.operands = operands;
+    call.scalars = scalars;
+    call.scalar_count = operation->scalar_count;
+    call.device = device->index;
+    call.site = site;
+    for (auto& body : operation->bodies) {
+      call.body = body.get();
+      if (callable) {
+        call.callable = Py_NewRef(callable);
+      } else if (executor.may_inline(call)) {
+        executor.run_inline(call);
+        continue;
+      }
+      const TaskName name = executor.push(call);
+      if (executor.settings().serial) owned.push_back(name);
+    }
+  }
+  bool failed = false;
+  for (TaskName name : owned) {
+    if (!run_serially(name, !callable)) failed = true;
+  }
+  for (size_t i = 0; i < n_out; i++) {
+    if (outputs) {
+      results[i] = reinterpret_cast<Handle*>(Py_NewRef(reinterpret_cast<PyObject*>(outputs[i])));
+    } else {
+      results[i] = make_handle(operation->outputs[i], operands[i].buffer, 0);
+      if (!results[i]) return nullptr;
+    }
+  }
+  PyObject* result;
+  if (n_out == 1) {
+    result = reinterpret_cast<PyObject*>(results[0]);
+  } else {
+    result = PyTuple_New(static_cast<Py_ssize_t>(n_out));
+    for (size_t i = 0; result && i < n_out; i++)
+      PyTuple_SET_ITEM(result, static_cast<Py_ssize_t>(i), reinterpret_cast<PyObject*>(results[i]));
+  }
+  if (failed) {
+    Py_XDECREF(result);
+    return nullptr;
+  }
+  if (module.gradients && module.gradient_hook) {
+    bool wanted = false;
+    for (size_t i = 0; i < n_in; i++) wanted |= inputs[i]->requires_grad;
+    if (wanted) {
+      PyObject* tuple = PyTuple_New(static_cast<Py_ssize_t>(n_in));
+      for (size_t i = 0; i < n_in; i++)
+        PyTuple_SET_ITEM(tuple, static_cast<Py_ssize_t>(i), Py_NewRef(reinterpret_cast<PyObject*>(inputs[i])));
+      PyObject* done = PyObject_CallFunctionObjArgs(module.gradient_hook, reinterpret_cast<PyObject*>(signature), tuple,
+                                                    result, nullptr);
+      Py_DECREF(tuple);
+      if (!done) {
+        Py_DECREF(result);
+        return nullptr;
+      }
+      Py_DECREF(done);
+    }
+  }
+  return result;
+}
+
+// ---------------------------------------------------------------------------------------------------- binary operators
+
+namespace {
+
+// What the fast path knows an operand by: its layout's address, or the kind of Python scalar.
+constexpr uintptr_t kFloat = 1, kInt = 2, kBool = 3;
+
+uintptr_t operand_key(PyObject* object) {
+  if (is_array(object)) return reinterpret_cast<uintptr_t>(reinterpret_cast<Handle*>(object)->layout);
+  if (PyFloat_CheckExact(object)) return kFloat;
+  if (PyBool_Check(object)) return kBool;
+  if (PyLong_CheckExact(object)) return kInt;
+  return 0;
+}
+
+struct BinaryEntry {
+  uintptr_t left = 0, right = 0;
+  int op = -1;
+  bool in_place = false;
+  Signature* signature = nullptr;
+};
+constexpr size_t kBinaryCache = 8192;
+BinaryEntry binary_cache[kBinaryCache];
+
+BinaryEntry& binary_entry(int op, uintptr_t left, uintptr_t right, bool in_place) {
+  const size_t hash = ((left >> 4) * 0x9E3779B97F4A7C15ULL ^ (right >> 4) * 0xC2B2AE3D27D4EB4FULL ^ right) +
+                      static_cast<size_t>(op * 2 + in_place) * 0x165667B19E3779F9ULL;
+  return binary_cache[(hash >> 20) % kBinaryCache];
+}
+
+bool pack_scalar(const Operation& operation, PyObject* value, uint64_t* out) {
+  switch (operation.scalar_kind) {
+    case 'f':
+    case 's': {
+      const double number = PyFloat_CheckExact(value) ? PyFloat_AS_DOUBLE(value) : PyLong_AsDouble(value);
+      if (number == -1.0 && PyErr_Occurred()) {
+        PyErr_Clear();
+        return false;
+      }
+      if (operation.scalar_kind == 'f') {
+        memcpy(out, &number, 8);
+      } else {
+        const float narrow = static_cast<float>(number);
+        *out = 0;
+        memcpy(out, &narrow, 4);
+      }
+      return true;
+    }
+    case '?':
+      *out = value == Py_True;
+      return PyBool_Check(value);
+    case 'i': {
+      int overflow = 0;
+      if (!PyLong_Check(value)) return false;
+      const long long number = PyLong_AsLongLongAndOverflow(value, &overflow);
+      *out = static_cast<uint64_t>(number);
+      return !overflow && number >= operation.scalar_low &&
+             (number < 0 || static_cast<uint64_t>(number) <= operation.scalar_high);
+    }
+    case 'u': {
+      if (!PyLong_Check(value)) return false;
+      const unsigned long long number = PyLong_AsUnsignedLongLong(value);
+      if (number == static_cast<unsigned long long>(-1) && PyErr_Occurred()) {
+        PyErr_Clear();
+        return false;
+      }
+      *out = number;
+      return number <= operation.scalar_high;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+PyObject* binary(int op, PyObject* left, PyObject* right, bool in_place) {
+  const uintptr_t left_key = operand_key(left), right_key = operand_key(right);
+  if (left_key && right_key) {
+    BinaryEntry& entry = binary_entry(op, left_key, right_key, in_place);
+    if (entry.left == left_key && entry.right == right_key && entry.op == op && entry.in_place == in_place) {
+      Handle* inputs[2];
+      int n = 0;
+      uint64_t scalar = 0;
+      bool good = true;
+      if (left_key > kBool) inputs[n++] = reinterpret_cast<Handle*>(left);
+      else good = pack_scalar(*entry.signature->operation, left, &scalar);
+      if (right_key > kBool) inputs[n++] = reinterpret_cast<Handle*>(right);
+      else good = pack_scalar(*entry.signature->operation, right, &scalar);
+      if (n == 2) {
+        if (inputs[0]->buffer->device != inputs[1]->buffer->device) good = false;
+        // Writing over an operand that overlaps the other one differently needs a copy first: the slow path makes it.
+        if (in_place && inputs[0]->buffer == inputs[1]->buffer && inputs[0] != inputs[1]) good = false;
+      }
+      if (good) {
+        Handle* output = reinterpret_cast<Handle*>(left);
+        return record(entry.signature, inputs, &scalar, in_place ? &output : nullptr, inputs[0]->buffer->device, nullptr);
+      }
+    }
+  }
+  if (!module.binary_slow) {
+    PyErr_SetString(PyExc_RuntimeError, "operators are not registered yet");
+    return nullptr;
+  }
+  PyObject* number = PyLong_FromLong(op);
+  PyObject* result = PyObject_CallFunctionObjArgs(module.binary_slow, number, left, right,
+                                                  in_place ? Py_True : Py_False, nullptr);
+  Py_DECREF(number);
+  return result;
+}
+
+void install_binary(int op, PyObject* left, PyObject* right, bool in_place, Signature* signature) {
+  const uintptr_t left_key = operand_key(left), right_key = operand_key(right);
+  if (!left_key || !right_key) return;
+  BinaryEntry& entry = binary_entry(op, left_key, right_key, in_place);
+  Signature* old = entry.signature;
+  Py_INCREF(reinterpret_cast<PyObject*>(signature));  // and with it its layouts: the keys stay unique
+  entry = {left_key, right_key, op, in_place, signature};
+  Py_XDECREF(reinterpret_cast<PyObject*>(old));
+}
+
+}  // namespace dagrun

@@ -1,0 +1,78 @@
+"""Operators of the user's own: a NumPy function that becomes a recorded operation, with its own gradient where given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+from dagrun.array import Array, asarray
+from dagrun.array.array import _dtype
+from dagrun.core import device_index
+from dagrun.record import Operator, apply
+from dagrun.record.apply import common_device
+
+
+def custom_op(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    infer: Callable[..., Any] | None = None,
+    grad: Callable[..., Any] | None = None,
+    name: str | None = None,
+) -> Any:
+    """Makes an operator of a function of NumPy arrays; the calls are recorded and scheduled like any other operation.
+
+    `function(*arrays, **options)` gets read-only NumPy arrays and returns one array or a tuple of them; it runs on the
+    Python lane, one call at a time, and must not record dagrun operations. `infer(*specs, **options)` gets a
+    `(shape, dtype)` for each array and returns that of the result, or a list of them; without it the result has shape
+    and dtype of the first array. `grad` is kept for autodiff. What the function raises, every wait for its results
+    raises: an OperationError that is also of the raised type, with the line of the call.
+
+        >>> import dagrun as dr
+        >>> import numpy as np
+        >>> @dr.custom_op
+        ... def hat(x):
+        ...     return np.maximum(1 - np.abs(x), 0)
+        >>> hat(dr.asarray([0.0, 0.5, 2.0]))
+        array([1. , 0.5, 0. ])
+    """
+    if function is None:
+        return lambda chosen: custom_op(chosen, infer=infer, grad=grad, name=name)
+    body = function
+    title = name or getattr(body, "__name__", "custom_op")
+
+    def specs(inputs: Sequence[Any], scalars: Sequence[Any], *, options: tuple[tuple[str, Any], ...]) -> Any:
+        given = [(view.shape, view.dtype) for view in inputs]
+        if infer is None:
+            return (given[0],)
+        made = infer(*given, **dict(options))
+        several = isinstance(made, list)
+        return tuple((tuple(shape), _dtype(dtype)) for shape, dtype in (made if several else [made]))
+
+    def compute(xp: Any, *arrays: Any, options: tuple[tuple[str, Any], ...]) -> Any:
+        return body(*arrays, **dict(options))
+
+    operator = Operator(title, specs, compute, grad=grad)
+
+    def call(*arrays: Any, **options: Any) -> Any:
+        if not arrays:
+            raise TypeError(f"{title}: expected at least one array")
+        first = next((x.device for x in arrays if isinstance(x, Array)), None)
+        operands = tuple(x if isinstance(x, Array) else asarray(x, device=first) for x in arrays)
+        where = common_device(title, operands)
+        try:
+            hash(tuple(options.values()))
+        except TypeError:
+            raise TypeError(
+                f"{title}: options must be hashable, they are part of the operation; pass arrays by position"
+            ) from None
+        return apply(operator, operands, device_index(where), attributes=(("options", tuple(sorted(options.items()))),))
+
+    call.__name__ = call.__qualname__ = title
+    call.__doc__ = body.__doc__
+    call.__wrapped__ = body  # type: ignore[attr-defined]
+    return call
+
+
+__all__ = ["custom_op"]

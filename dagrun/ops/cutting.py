@@ -1,0 +1,27 @@
+"""How an operation is cut into tasks: by shape and dtype alone, so that values never depend on lanes or load."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+# Below this many bytes one task is best: its cost is that of several hand-overs. Above, so many that 16 cores find work.
+PIECE_BYTES = 1 << 21
+MOST_PIECES = 16
+
+
+def cut(length: int, moved_bytes: int) -> list[tuple[int, int]]:
+    """The pieces [start, stop) of an axis of `length` elements, for an operation that moves so many bytes.
+
+    >>> cut(10, 1000)
+    [(0, 10)]
+    >>> cut(10, 3 * PIECE_BYTES)
+    [(0, 3), (3, 6), (6, 10)]
+    """
+    count = max(1, min(MOST_PIECES, moved_bytes // PIECE_BYTES, length))
+    bounds = [length * i // count for i in range(count + 1)]
+    return list(zip(bounds[:-1], bounds[1:], strict=True))
+
+
+def outermost(shape: Sequence[int]) -> int:
+    """The axis to cut along: the first with more than one element, or -1."""
+    return next((axis for axis, length in enumerate(shape) if length > 1), -1)

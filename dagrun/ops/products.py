@@ -1,0 +1,52 @@
+"""How matrix products become tasks: BLAS calls on blocks of a fixed table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dagrun.codegen.gemm import gemm, gemm_params
+from dagrun.ops.elementwise import broadcast_strides
+from dagrun.record import OVERWRITE, WRITE, Body, Operand, layout
+
+# Cutting a product costs BLAS 2 to 4 % (it packs the right side once for each piece), so only products that take tens
+# of milliseconds are cut: along the rows, into pieces of at least so many.
+ROWS = 1024
+MOST_PIECES = 16
+
+
+def product_bodies(output: Any, a: Any, b: Any) -> tuple[Body, ...] | None:
+    """The tasks of a matrix product; None where BLAS does not take the dtype or the layout."""
+    address = gemm(output.dtype)
+    if a.dtype != output.dtype or b.dtype != output.dtype:
+        return None
+    batch = output.shape[:-2]
+    m, n, k = output.shape[-2], output.shape[-1], a.shape[-1]
+    strides = [broadcast_strides(view, (*batch, *view.shape[-2:])) for view in (output, a, b)]
+    pieces = max(1, min(MOST_PIECES, m // ROWS)) if n * k >= ROWS * ROWS else 1
+    bodies = []
+    for piece in range(pieces):
+        start, stop = m * piece // pieces, m * (piece + 1) // pieces
+        params = gemm_params(
+            [(stop - start, n), (stop - start, k), (k, n)],
+            [own[-2:] for own in strides],  # type: ignore[misc]
+            output.dtype.itemsize,
+            batch,
+            [own[:-2] for own in strides],
+        )
+        if params is None:
+            return None
+        parts = [None, None, None]
+        if pieces > 1:
+            parts = [
+                layout(view.dtype, (*batch, stop - start, view.shape[-1]), own)
+                for view, own in zip((output, a), strides, strict=False)
+            ] + [None]
+        operands = (
+            Operand(0, WRITE | OVERWRITE, start * strides[0][-2], parts[0]),
+            Operand(1, offset=start * strides[1][-2], layout=parts[1]),
+            Operand(2),
+        )
+        # A product of this many operations takes as long as moving half as many bytes.
+        cost = max((output.nbytes + a.nbytes + b.nbytes) // pieces, output.size * k // pieces // 2)
+        bodies.append(Body(address, params, operands, cost))
+    return tuple(bodies)

@@ -1,0 +1,114 @@
+"""The ring all-reduce (Patarasu and Yuan 2009) as ordinary tasks.
+
+Each of the n arrays is cut into n segments. In n - 1 steps of reduce-scatter, device d adds the segment that comes from
+its left neighbour to its own; after them each device holds one segment summed over all. In n - 1 steps of all-gather the
+sums travel on. Every element is added in one fixed order around the ring, whatever runs when: so every device gets
+the same bits, on any number of lanes. Segments are moved in chunks that fit a cache, each a task of its own: chunks of
+one segment follow each other around the ring without waiting for the whole of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dagrun.array import Array
+from dagrun.codegen.elementwise import elementwise, elementwise_params
+from dagrun.core import device_index
+from dagrun.errors import DeviceError
+from dagrun.ops.creation import empty
+from dagrun.ops.manipulation import reshape, view
+from dagrun.ops.movement import copy
+from dagrun.record import OVERWRITE, READ, WRITE, Body, Operand, Operator, apply
+
+CHUNK_BYTES = 1 << 18  # half of a common second-level cache, for the one read and the one written
+
+
+def _lower_add(outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any]) -> tuple[Body, ...]:
+    dtype = outputs[0].dtype
+    address = elementwise("add", [dtype, dtype], dtype, dtype)
+    params = elementwise_params(
+        outputs[0].shape, [view.strides for view in (outputs[0], *inputs)], [dtype.itemsize] * 3
+    )
+    operands = (Operand(0, WRITE | OVERWRITE), Operand(1, READ), Operand(2, READ))
+    return (Body(address, params, operands, 3 * outputs[0].nbytes),)
+
+
+def _lower_copy(outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any]) -> tuple[Body, ...]:
+    dtype = outputs[0].dtype
+    address = elementwise("cast", [dtype], dtype, dtype)
+    params = elementwise_params(outputs[0].shape, [outputs[0].strides, inputs[0].strides], [dtype.itemsize] * 2)
+    return (Body(address, params, (Operand(0, WRITE | OVERWRITE), Operand(1, READ)), 2 * outputs[0].nbytes),)
+
+
+def _same(inputs: Sequence[Any], scalars: Sequence[Any]) -> Any:
+    return ((inputs[0].shape, inputs[0].dtype),)
+
+
+REDUCE = Operator(
+    "all_reduce.reduce", _same, lambda xp, own, other: own + other, _lower_add, lane="communication", priority=2
+)
+GATHER = Operator("all_reduce.gather", _same, lambda xp, other: other, _lower_copy, lane="communication", priority=2)
+
+
+def _check(arrays: Sequence[Array]) -> None:
+    if not arrays:
+        raise ValueError("all_reduce: expected at least one array")
+    for array in arrays:
+        if not isinstance(array, Array):
+            raise TypeError(f"all_reduce: expected dagrun arrays, got a {type(array).__name__}")
+    if len({(array.shape, array.dtype) for array in arrays}) > 1:
+        given = ", ".join(f"{array.dtype}{array.shape}" for array in arrays)
+        raise ValueError(f"all_reduce: expected arrays of one shape and dtype, got {given}")
+    places = [array.device for array in arrays]
+    if len(set(places)) != len(places):
+        raise DeviceError(f"all_reduce: expected one array on each device, got {', '.join(map(str, places))}")
+    if arrays[0].dtype.kind == "b":
+        raise TypeError("all_reduce: bool arrays have no sum; cast them to an integer")
+
+
+def _bounds(size: int, parts: int) -> list[tuple[int, int]]:
+    return [(size * i // parts, size * (i + 1) // parts) for i in range(parts)]
+
+
+def _chunks(start: int, stop: int, itemsize: int) -> list[tuple[int, int]]:
+    count = max(1, -(-(stop - start) * itemsize // CHUNK_BYTES)) if stop > start else 0
+    return [(start + low, start + high) for low, high in _bounds(stop - start, count)] if count else []
+
+
+def all_reduce(arrays: Sequence[Array]) -> list[Array]:
+    """The elementwise sum of arrays on different devices, as a list with the sum on each device.
+
+    The arrays have one shape and dtype; they are not changed. Every device gets the same bits. Raises ValueError,
+    TypeError or DeviceError where the arrays do not fit together.
+
+        >>> import dagrun as dr
+        >>> a, b = dr.ones(3, device="cpu:0"), dr.ones(3, device="cpu:1")
+        >>> dr.parallel.all_reduce([a, b])
+        [array([2., 2., 2.]), array([2., 2., 2.], device='cpu:1')]
+    """
+    _check(arrays)
+    n = len(arrays)
+    if n == 1:
+        return [copy(arrays[0])]
+    sources = [reshape(array, -1) for array in arrays]
+    indices = [device_index(array.device) for array in arrays]
+    sums = [empty(source.shape, source.dtype, device=source.device) for source in sources]
+    itemsize, size = sources[0].itemsize, sources[0].size
+
+    def part(flat: Array, start: int, stop: int) -> Array:
+        return view(flat, (stop - start,), (itemsize,), start * itemsize)
+
+    segments = _bounds(size, n)
+    for step in range(n - 1):
+        for d in range(n):
+            left = (d - 1) % n
+            for low, high in _chunks(*segments[(d - step - 1) % n], itemsize):
+                incoming = part(sources[left] if step == 0 else sums[left], low, high)
+                apply(REDUCE, (part(sources[d], low, high), incoming), indices[d], outputs=(part(sums[d], low, high),))
+    for step in range(n - 1):
+        for d in range(n):
+            left = (d - 1) % n
+            for low, high in _chunks(*segments[(d - step) % n], itemsize):
+                apply(GATHER, (part(sums[left], low, high),), indices[d], outputs=(part(sums[d], low, high),))
+    return [reshape(total, arrays[0].shape) for total in sums]

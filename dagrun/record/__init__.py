@@ -1,0 +1,23 @@
+"""The one place where a task is made: an operator and its operands become a signature, and the signature a task.
+
+Life of one call, `c = a + b`: the number slot of `a` finds the signature of "add" on the two layouts in a native cache
+and records at once. Only the first call on new layouts comes here: `apply` infers the result's layout, lowers the
+operator to a native body (or wraps its `compute` for the Python lane) and keeps the signature.
+"""
+
+from dagrun.record.apply import apply, layout, pack_scalar, scalar_kind, signature_for
+from dagrun.record.operator import OVERWRITE, READ, WRITE, Body, Operand, Operator
+
+__all__ = [
+    "OVERWRITE",
+    "READ",
+    "WRITE",
+    "Body",
+    "Operand",
+    "Operator",
+    "apply",
+    "layout",
+    "pack_scalar",
+    "scalar_kind",
+    "signature_for",
+]

@@ -1,0 +1,178 @@
+"""From an operator and operands to a recorded task, through a cache of signatures."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from dagrun.codegen.compiler import Unsupported
+from dagrun.core import native
+from dagrun.core.engine import LANES
+from dagrun.errors import DeviceError
+from dagrun.record.operator import OVERWRITE, READ, WRITE, Body, Operand, Operator
+
+MOST_SIGNATURES = 16384  # beyond, the cache starts anew: a program with ever new shapes must not grow for ever
+
+_signatures: dict[tuple[Any, ...], tuple[Any, Callable[..., None] | None]] = {}
+
+
+def layout(dtype: np.dtype[Any], shape: tuple[int, ...], strides: tuple[int, ...] | None = None) -> Any:
+    """The interned layout of a view; contiguous in C order where strides (in bytes) are not given."""
+    return native.layout(dtype, dtype.num, dtype.itemsize, shape, strides)
+
+
+def describe(inputs: Sequence[Any], scalars: Sequence[Any], outputs: Sequence[Any]) -> str:
+    """Dtypes and shapes as messages show them: "float32(64, 784), float32(784, 10) -> float32(64, 10)"."""
+    left = [f"{view.dtype}{view.shape}" for view in inputs] + [f"{dtype} scalar" for dtype in scalars]
+    return f"{', '.join(left)} -> {', '.join(f'{view.dtype}{view.shape}' for view in outputs)}"
+
+
+def scalar_kind(dtype: np.dtype[Any]) -> tuple[str, int, int]:
+    """How the native core packs a Python scalar for a kernel that computes in `dtype`: letter, lowest, highest."""
+    if dtype.kind == "f":
+        return {8: "f", 4: "s"}.get(dtype.itemsize, "-"), 0, 0
+    if dtype.kind == "b":
+        return "?", 0, 1
+    limits = np.iinfo(dtype)
+    return ("i" if dtype.kind == "i" else "u"), int(limits.min), int(limits.max)
+
+
+def pack_scalar(value: Any, dtype: np.dtype[Any]) -> bytes:
+    """The eight bytes of a per-call scalar: its bits in `dtype`, integers extended to 64 bits.
+
+    >>> pack_scalar(1.0, np.dtype("float32")).hex()
+    '0000803f00000000'
+    """
+    if dtype.kind in "iu":
+        return struct.pack("<q" if dtype.kind == "i" else "<Q", int(value))
+    return np.asarray(value, dtype).tobytes().ljust(8, b"\0")
+
+
+def _arrays_of(operands: Sequence[tuple[Any, int]], layouts: Sequence[Any]) -> list[np.ndarray[Any, Any]]:
+    return [
+        np.ndarray(view.shape, view.dtype, buffer=memory, offset=offset, strides=view.strides)
+        if view.size
+        else np.empty(view.shape, view.dtype)
+        for (memory, offset), view in zip(operands, layouts, strict=True)
+    ]
+
+
+def _python_body(
+    operator: Operator,
+    layouts: tuple[Any, ...],
+    count: int,
+    attributes: dict[str, Any],
+    values: tuple[Any, ...],
+    operands: Any,
+) -> None:
+    """Runs `compute` on the Python lane: operands are the core's (memory, offset) pairs, outputs first."""
+    arrays = _arrays_of(operands, layouts)
+    outputs, inputs = arrays[:count], arrays[count:]
+    with np.errstate(all="ignore"):
+        if operator.updates:
+            operator.compute(np, *outputs, *inputs, *values, **attributes)
+            return
+        results = operator.compute(np, *inputs, *values, **attributes)
+        if count == 1:
+            results = (results,)
+        for output, result in zip(outputs, results, strict=True):
+            if np.shape(result) != output.shape:
+                raise ValueError(
+                    f"{operator.name} computed an array of shape {np.shape(result)}, expected {output.shape}"
+                )
+            np.copyto(output, result, casting="unsafe")
+
+
+def signature_for(
+    operator: Operator,
+    inputs: tuple[Any, ...],
+    scalars: tuple[np.dtype[Any], ...] = (),
+    outputs: tuple[Any, ...] | None = None,
+    attributes: tuple[tuple[str, Any], ...] = (),
+) -> tuple[Any, Callable[..., None] | None]:
+    """The signature of an operator on layouts, and its Python body where it has no native one."""
+    key = (operator, inputs, scalars, outputs, attributes)
+    known = _signatures.get(key)
+    if known is not None:
+        return known
+    named = dict(attributes)
+    if outputs is None:
+        outputs = tuple(layout(dtype, shape) for shape, dtype in operator.infer(inputs, scalars, **named))
+    try:
+        bodies = operator.lower(outputs, inputs, scalars, **named) if operator.lower else None
+    except Unsupported:
+        bodies = None
+    run: Callable[..., None] | None = None
+    lane = operator.lane
+    if bodies is None:
+        mode = READ | WRITE if operator.updates else WRITE | OVERWRITE
+        uses = tuple(Operand(i, mode) for i in range(len(outputs)))
+        uses += tuple(Operand(len(outputs) + i) for i in range(len(inputs)))
+        bodies = (Body(0, b"", uses, 1 << 20),)
+        run = partial(_python_body, operator, outputs + inputs, len(outputs), named)
+        lane = "python"
+    kind = scalar_kind(scalars[0]) if len(scalars) == 1 else ("-", 0, 0)
+    signature = native.Signature(
+        operator.name,
+        describe(inputs, scalars, outputs),
+        outputs,
+        inputs,
+        tuple(
+            (
+                body.address,
+                body.params,
+                body.cost,
+                tuple((use.index, use.offset, use.mode, use.layout) for use in body.operands),
+            )
+            for body in bodies
+        ),
+        LANES[lane],
+        operator.priority,
+        len(scalars) if run is None else 0,
+        *kind,
+        operator.explain,
+    )
+    if len(_signatures) >= MOST_SIGNATURES:
+        _signatures.clear()
+    _signatures[key] = (signature, run)
+    return signature, run
+
+
+def apply(
+    operator: Operator,
+    inputs: tuple[Any, ...],
+    device: int,
+    *,
+    scalars: tuple[np.dtype[Any], ...] = (),
+    values: tuple[Any, ...] = (),
+    outputs: tuple[Any, ...] | None = None,
+    attributes: tuple[tuple[str, Any], ...] = (),
+) -> Any:
+    """Records an operator on arrays; returns its result, or a tuple of them.
+
+    `values` are per-call scalars of the dtypes `scalars`. `outputs`: arrays to write into, instead of fresh ones.
+    `attributes` are (name, hashable value) pairs that belong to the signature. `device` is the executor's index.
+    """
+    layouts = tuple(array._layout for array in inputs)
+    targets = None if outputs is None else tuple(array._layout for array in outputs)
+    signature, run = signature_for(operator, layouts, scalars, targets, attributes)
+    if run is not None:
+        return native.record(signature, inputs, b"", outputs, device, partial(run, values))
+    packed = b"".join(pack_scalar(value, dtype) for value, dtype in zip(values, scalars, strict=True))
+    return native.record(signature, inputs, packed, outputs, device, None)
+
+
+def common_device(name: str, arrays: Sequence[Any]) -> Any:
+    """The device that all operands share. Raises DeviceError, naming them, where they do not."""
+    first = arrays[0].device
+    for array in arrays[1:]:
+        if array.device is not first:
+            places = ", ".join(f"{a.dtype}{a.shape} on {a.device}" for a in arrays)
+            raise DeviceError(
+                f"{name}: operands on different devices ({places}); move them together with x.to_device({str(first)!r})"
+            )
+    return first

@@ -1,0 +1,55 @@
+"""The record of one operator: everything that is known about it, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+READ, WRITE, OVERWRITE = 1, 2, 4  # how a body uses an operand; OVERWRITE: the write does not depend on what was there
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """How one body uses one operand: which (outputs first), from which byte of its view on, and which part of it."""
+
+    index: int
+    mode: int = READ
+    offset: int = 0  # bytes from the view's first element
+    layout: Any = None  # the part that is touched; None: all of the operand
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """One task of an operation: a native function with its parameters, and what it touches."""
+
+    address: int
+    params: bytes
+    operands: tuple[Operand, ...]
+    cost: int  # bytes moved
+
+
+Spec = tuple[tuple[int, ...], np.dtype[Any]]  # shape and dtype of a result
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Operator:
+    """An operator of arrays.
+
+    `infer(inputs, scalars, **attributes)` gives shape and dtype of each result from the inputs' layouts; it raises what
+    NumPy would raise. `compute(xp, *operands, **attributes)` computes the results with NumPy (or CuPy): the second
+    oracle, and the body where there is no native one. `lower(outputs, inputs, scalars, **attributes)` gives native
+    bodies, or None. How it cuts the work depends on shapes and dtypes alone. `grad` belongs to autodiff.
+    """
+
+    name: str
+    infer: Callable[..., tuple[Spec, ...]]
+    compute: Callable[..., Any]
+    lower: Callable[..., tuple[Body, ...] | None] | None = None
+    explain: Callable[[int, tuple[int, ...]], tuple[type[Exception], str]] | None = None
+    grad: Callable[..., Any] | None = None
+    lane: str = "compute"
+    priority: int = 0
+    updates: bool = False  # writes into its first result, whose other elements keep their values
