@@ -18,10 +18,49 @@ Layers, each importing only from below:
     devices config errors   the ground
 """
 
-from dagrun import backends, parallel
-from dagrun._version import __version__
+from typing import Any as _Any
+
+from dagrun import backends as backends
+from dagrun import ops as _ops
+from dagrun import parallel as parallel
+from dagrun._version import __version__ as __version__
 from dagrun.array import Array, asarray
 from dagrun.core import engine, engine_stats, memory_stats, wait
-from dagrun.devices import Device, default_device, device
+from dagrun.devices import Device, default_device, device, devices
 from dagrun.errors import DagrunError, DeviceError, OperationError
 from dagrun.ops import *  # noqa: F403
+from dagrun.ops import random as random
+
+_PICTURES = ("Graph", "Profile", "graph", "profile")  # networkx and graphviz are loaded on first use
+
+__all__ = [
+    "Array",
+    "DagrunError",
+    "Device",
+    "DeviceError",
+    "OperationError",
+    "asarray",
+    "default_device",
+    "device",
+    "devices",
+    "engine",
+    "engine_stats",
+    "memory_stats",
+    "parallel",
+    "random",
+    "wait",
+    *_PICTURES,
+    *_ops.__all__,
+]
+
+
+def __getattr__(name: str) -> _Any:
+    if name in _PICTURES:
+        from dagrun import viz
+
+        return getattr(viz, name)
+    raise AttributeError(f"module 'dagrun' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -65,12 +65,18 @@ def device(label: str | Device) -> Device:
     return _known[key]
 
 
-_default: ContextVar[Device | None] = ContextVar("dagrun_default_device", default=None)
+def devices() -> tuple[Device, ...]:
+    """The devices that this program has named so far, cpu:0 first; there is one for every label that is used."""
+    device("cpu:0")
+    return tuple(_known[key] for key in sorted(_known))
+
+
+_default: ContextVar[Device] = ContextVar("dagrun_default_device", default=device("cpu:0"))  # noqa: B039 (a Device never changes)
 
 
 def current_device() -> Device:
     """The device that new arrays are made on: that of the innermost `default_device`, else cpu:0."""
-    return _default.get() or device("cpu:0")
+    return _default.get()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Promise 1, serial values: random programs give the same bits on any lanes, in any order of ready tasks, on any device."""
+"""Promise 1, serial values: random programs give the same bits on any lanes, in any order, on any device."""
 
 from __future__ import annotations
 

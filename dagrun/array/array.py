@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dagrun.array.printing import format_array
 from dagrun.core import TaskStory, device_index, native, story_of
-from dagrun.devices import Device, current_device, device
+from dagrun.devices import Device, current_device
+from dagrun.devices import device as find_device
 from dagrun.record import layout
 
 DTYPES = frozenset(
@@ -77,12 +79,17 @@ def extend(**members: Any) -> None:
         setattr(Array, name, member)
 
 
+_WEAK = frozenset((bool, int, float))
+
+
 def is_weak(value: object) -> bool:
     """Whether a value is a Python scalar, whose dtype follows that of the arrays it meets."""
-    return type(value) in (bool, int, float)
+    return type(value) in _WEAK
 
 
-def _dtype(value: Any) -> np.dtype[Any]:
+@cache
+def as_dtype(value: Any) -> np.dtype[Any]:
+    """The dtype that a dtype, its name or a scalar type stands for; TypeError for those that arrays cannot have."""
     dtype = np.dtype(value).newbyteorder("=")
     if dtype not in DTYPES:
         raise TypeError(
@@ -110,13 +117,13 @@ def asarray(
     """
     if isinstance(obj, Array):
         return _from_array(obj, dtype, device, copy)
-    where = current_device() if device is None else _device(device)
+    where = current_device() if device is None else find_device(device)
     if copy is False and not isinstance(obj, np.ndarray):
         raise ValueError(f"asarray(copy=False) of a {type(obj).__name__}: only a read-only NumPy array can be lent")
     if isinstance(obj, (list, tuple)) and any(isinstance(item, Array) for item in _leaves(obj)):
         obj = _to_numpy(obj)
-    source = np.asarray(obj, dtype=None if dtype is None else _dtype(dtype))
-    final = _dtype(source.dtype)
+    source = np.asarray(obj, dtype=None if dtype is None else as_dtype(dtype))
+    final = as_dtype(source.dtype)
     if copy is False:
         if source is not obj or not source.flags.c_contiguous or source.dtype != final:
             raise ValueError(
@@ -128,8 +135,13 @@ def asarray(
                 "set x.flags.writeable = False on it and on what it is a view of, or let it be copied"
             )
         return native.from_memory(layout(final, source.shape), device_index(where), source, False)  # type: ignore[no-any-return]
-    source = np.ascontiguousarray(source, dtype=final).reshape(source.shape)
-    return native.from_memory(layout(final, source.shape), device_index(where), source.reshape(-1).view(np.uint8), True)  # type: ignore[no-any-return]
+    flat = np.ascontiguousarray(source, dtype=final).reshape(-1).view(np.uint8)
+    return native.from_memory(layout(final, source.shape), device_index(where), flat, True)  # type: ignore[no-any-return]
+
+
+def as_array(obj: Any) -> Array:
+    """The array itself, or an array on the default device from anything that NumPy understands."""
+    return obj if type(obj) is Array else asarray(obj)
 
 
 def _leaves(obj: Any) -> Iterator[Any]:
@@ -146,10 +158,6 @@ def _to_numpy(obj: Any) -> Any:
     return [_to_numpy(item) for item in obj] if isinstance(obj, (list, tuple)) else obj
 
 
-def _device(label: str | Device) -> Device:
-    return device(label)
-
-
 def _writable_base(source: np.ndarray[Any, Any]) -> bool:
     base = source.base
     while isinstance(base, np.ndarray):
@@ -161,13 +169,15 @@ def _writable_base(source: np.ndarray[Any, Any]) -> bool:
 
 def _from_array(array: Array, dtype: Any, where: str | Device | None, copy: bool | None) -> Array:
     result = array
-    if where is not None and _device(where) is not array.device:
+    if where is not None and find_device(where) is not array.device:
         if copy is False:
-            raise ValueError(f"asarray(copy=False): the array is on {array.device}, and {_device(where)} needs a copy")
+            raise ValueError(
+                f"asarray(copy=False): the array is on {array.device}, and {find_device(where)} needs a copy"
+            )
         result = result.to_device(where)
-    if dtype is not None and _dtype(dtype) != array.dtype:
+    if dtype is not None and as_dtype(dtype) != array.dtype:
         if copy is False:
-            raise ValueError(f"asarray(copy=False): the array is {array.dtype}, and {_dtype(dtype)} needs a copy")
+            raise ValueError(f"asarray(copy=False): the array is {array.dtype}, and {as_dtype(dtype)} needs a copy")
         result = result.astype(dtype)
     return result.copy() if copy and result is array else result
 
@@ -195,32 +205,36 @@ def wait(self: Array) -> Array:
 
 
 def item(self: Array, *index: int) -> Any:
-    """The single element, or the one at `index`, as a Python scalar; waits for it. ValueError if there are several."""
-    if index:
-        return self[index].item()
-    if self.size != 1:
+    """The single element, or the one at `index` (flat, or one for each axis), as a Python scalar; waits for it.
+
+    ValueError where there are several elements and no index; IndexError for an index out of range.
+    """
+    if not index and self.size != 1:
         raise ValueError(
             f"item() of an array of shape {self.shape}: it has {self.size} elements, expected one; give an index"
         )
-    return numpy(self).item()
+    return numpy(self, copy=False).item(*index)
 
 
 def tolist(self: Array) -> Any:
     """The values as nested lists of Python scalars; waits for them."""
-    return numpy(self).tolist()
+    return numpy(self, copy=False).tolist()
 
 
 def _truth(self: Array) -> bool:
     if self.size != 1:
         raise ValueError(
-            f"the truth value of an array of shape {self.shape} is ambiguous: use .any(), .all(), or compare the size"
+            f"the truth value of an array of shape {self.shape} is ambiguous, expected one element: "
+            "use .any(), .all(), or compare the size"
         )
     return bool(item(self))
 
 
 def _index(self: Array) -> int:
-    if self.size != 1 or self.dtype.kind not in "iub" or self.ndim:
-        raise TypeError("only integer arrays of shape () can be used as an index")
+    if self.ndim or self.dtype.kind not in "iu":
+        raise TypeError(
+            f"an array of {self.dtype} and shape {self.shape} is no index: expected an integer array of shape ()"
+        )
     return int(item(self))
 
 
@@ -247,13 +261,13 @@ def _array(self: Array, dtype: Any = None, copy: bool | None = None) -> np.ndarr
 
 def _length(self: Array) -> int:
     if not self.ndim:
-        raise TypeError("len() of an array without axes")
+        raise TypeError("len() of an array without axes: expected at least one; its size is 1")
     return self.shape[0]
 
 
 def _iterate(self: Array) -> Iterator[Array]:
     if not self.ndim:
-        raise TypeError("iteration over an array without axes")
+        raise TypeError("iteration over an array without axes: expected at least one; use x.item()")
     return (self[i] for i in range(self.shape[0]))
 
 

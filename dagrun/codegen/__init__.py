@@ -1,29 +1,69 @@
-'''Generated CPU kernels: scalar expressions, reductions, movement, random numbers and products as native code.
+"""Generated CPU kernels: scalar expressions, reductions, movement, random numbers and products as native code.
 
-Every function below returns the address (an int, valid for the life of the process) of a body
+Every function below that returns an address (an int, valid for the life of the process) returns that of a body
 
     int32_t body(char **data, const int64_t *params, const uint64_t *scalars, int64_t *error)
 
 `data[i]` points to element 0 of operand i's view, outputs first, then inputs. `params` is the bytes object that the
-`..._params` function of the family builds; it depends on shapes and strides only, so it can be kept per signature.
-`scalars` has one 64-bit slot per value given at each call, with its bits in the low bytes. A body returns 0, or a
-positive code with details in `error[0..3]`; it takes no lock, allocates nothing and never calls Python.
+`..._params` function of the family builds; it depends on shapes and strides only, so it can be kept per signature, and
+works for any sub-view. `scalars` has one 64-bit slot per value given at each call, its bits in the low bytes. A body
+returns 0, or a positive code with details in `error[0..3]`; it takes no lock, allocates nothing and never calls Python.
 
-Dtypes are NumPy dtypes or their names: bool, int8..int64, uint8..uint64, float16, float32, float64. Strides are in bytes.
-`Unsupported` is raised when there is no kernel, when it is asked for, never when it runs: fall back then.
-The bits of a result depend on the values, shapes, strides and dtypes of the operands only.
+Dtypes are NumPy dtypes or their names: bool, int8..int64, uint8..uint64, float16, float32, float64. Strides are in
+bytes and may be negative or 0 (broadcast inputs). `Unsupported` is raised where there is no kernel, when it is asked
+for, never when it runs: fall back then. The bits of a result depend on the values, shapes, strides and dtypes of the
+operands only. Keep the addresses: a look-up costs 10 to 20 us.
+
+compiler.py     Unsupported; compile_kernel(key, build) -> address; cache_directory(); assembly(ir_text)
+    Objects are kept in $DAGRUN_CACHE_DIR/kernels or ~/.cache/dagrun/kernels.
 
 elementwise.py
     elementwise(op, input_dtypes, compute_dtype, output_dtype, scalar_mask=()) -> address
-        op: a key of SCALAR_OPS, or "where" (condition, yes, no), or "cast". scalar_mask[i]: input i is a per-call scalar
-        (next slot, bits of input_dtypes[i]) and has no entry in `data`. data: output, array inputs.
-        Code 2 (NEGATIVE_POWER): integer power with a negative exponent, error[0] = the exponent.
-    elementwise_kernel(tree, output_dtype=None) -> address          of a whole expression.py tree
+        op: a key of scalars.SCALAR_OPS, or "where" (condition, yes, no), or "cast". Inputs are converted to
+        compute_dtype, the result (bool for a predicate) to output_dtype. scalar_mask[i]: input i is a per-call scalar
+        (next slot, bits of input_dtypes[i]) and has no entry in `data`. data: output, array inputs. A fill is "cast"
+        with one scalar input. Code 2 (scalars.NEGATIVE_POWER): integer to a negative power, error[0] = the exponent.
+    elementwise_kernel(tree, output_dtype=None) -> address            of a whole tree of expression.py
     elementwise_params(shape, strides, itemsizes) -> bytes
         shape: of the output; strides, itemsizes: one entry per operand, output first, strides 0 where broadcast. An
         input may be exactly the output; any other overlap of an input with the output is forbidden.
 
+expression.py   Input(index, dtype), Scalar(index, dtype), Constant(value, dtype), Call(name, args, dtype),
+                Cast(dtype, x), Select(condition, yes, no); call(name, *args), cast(x, dtype) fill in dtypes;
+                elementwise.expression_of(op, input_dtypes, compute_dtype, output_dtype, scalar_mask) -> tree
+
+reduction.py
+    reduction_kernel(op, in_dtype, compute_dtype, out_dtype) -> address
+        op: sum mean sum_of_squares prod max min any all count_nonzero argmax argmin. compute_dtype is not float16 or
+        bool: float32 for float16 input; uint8 for any and all, and for max, min, argmax, argmin of bool; a float for
+        mean; out_dtype int64 for argmax and argmin. data: output, input. Refuse empty max, min, argmax, argmin before.
+    reduction_params(shape, strides, axes, in_itemsize, out_itemsize, keep_order=False) -> bytes
+        of the input; axes: non-negative ints; the output is C-contiguous over the kept axes (keepdims is the same
+        memory). keep_order=True for argmax and argmin (positions are in C order of the reduced axes).
+
+cumulative.py
+    cumulative_kernel(op, in_dtype, out_dtype) -> address             op: cumsum cumprod cummax cummin
+    cumulative_params(shape, out_strides, in_strides, axis, out_itemsize, in_itemsize) -> bytes
+
+movement.py     code 1 (OUT_OF_RANGE): error[0] = index, [1] = length of the axis, [2] = its position; nothing written
+    take_kernel(dtype, index_dtype) -> address          data: dense (output), indexed, index
+    put_kernel(dtype, index_dtype) -> address           data: indexed (output), dense, index; the last write wins
+    scatter_add_kernel(dtype, index_dtype) -> address   data: indexed (output), dense, index; in order
+    indexed_params(shape, indexed_strides, dense_strides, axis, index_count, index_stride) -> bytes
+        shape: of the indexed operand; the dense one has index_count along axis. The index is one-dimensional.
+
+philox.py
+    philox_kernel(kind, dtype) -> address               kind: uint32 uint64 uniform normal bounded
+        scalars: key, stream, and for bounded: low, extent (0 = 2^64). data: output, contiguous.
+    philox_params(count, first=0) -> bytes              elements first.. of the stream; first a multiple of 4
+
+gemm.py
+    find_blas() -> Blas | None
+    gemm_kernel(dtype) -> address | None                float32 or float64; data: C, A, B
+    gemm_params(shape, k, c_strides, a_strides, b_strides, itemsize) -> bytes | None
+        shape: of C, (..., m, n); strides of A and B with C's batch dimensions. None: copy the operands first.
+
     >>> from dagrun.codegen.elementwise import elementwise, elementwise_params
     >>> address = elementwise("add", ["float32", "float32"], "float32", "float32", [False, True])
     >>> params = elementwise_params((4, 3), [(12, 4), (4, 16)], [4, 4])
-'''
+"""

@@ -8,22 +8,35 @@ Params, int64 words, K = number of operands:
     2 ..         inner stride of each operand (K words)
     2 + K ..     per outer dimension, innermost first: size, then the stride of each operand (1 + K words)
 
-There is one compute loop, over contiguous memory, vectorised by LLVM. An operand whose inner stride is not its itemsize
-is gathered into (the output: scattered from) a small local block first; a broadcast one is filled once per row. So the
-bits do not depend on the layout. An input may be exactly the output (same address and strides); any other overlap of an
-input with the output is the caller's to avoid.
+There is one compute loop, over contiguous memory: vectors, then the elements left over, from one lowering. An operand
+whose inner stride is not its itemsize is gathered into (the output: scattered from) a small local block first; a
+broadcast one is filled once per row. So the bits do not depend on the layout. An input may be exactly the output (same
+address and strides); any other overlap of an input with the output is the caller's to avoid.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from dagrun.codegen import layout, scalars
 from dagrun.codegen.compiler import Unsupported, compile_kernel, entry_name, host
-from dagrun.codegen.emitter import DTYPES, ITEMSIZE, Emitter, Slot, Value
+from dagrun.codegen.emitter import Emitter
 from dagrun.codegen.expression import (
-    Call, Cast, Constant, Expression, Input, Scalar, Select, call, cast, linear_form, numbered, topological,
+    Call,
+    Cast,
+    Constant,
+    Expression,
+    Input,
+    Scalar,
+    Select,
+    call,
+    cast,
+    linear_form,
+    numbered,
+    topological,
 )  # fmt: skip
+from dagrun.codegen.values import DTYPES, ITEMSIZE, Slot, Value
 
 BLOCK = 256  # elements of an operand staged at a time when it is not contiguous
 _LINE = 64  # bytes of a cache line
@@ -88,9 +101,7 @@ def elementwise_kernel(tree: Expression, output_dtype: object = None) -> int:
     return compile_kernel(key, lambda: elementwise_ir(tree, entry_name(key)))
 
 
-def elementwise_params(
-    shape: Sequence[int], strides: Sequence[Sequence[int]], itemsizes: Sequence[int]
-) -> bytes:
+def elementwise_params(shape: Sequence[int], strides: Sequence[Sequence[int]], itemsizes: Sequence[int]) -> bytes:
     """The params block for operands (output first) of one broadcast shape; strides in bytes, 0 where broadcast."""
     if 0 in shape:
         return layout.pack((0, 0, *itemsizes))
@@ -154,7 +165,8 @@ def elementwise_ir(tree: Expression, name: str) -> str:
 
 def _load_scalars(e: Emitter, tree: Expression) -> dict[int, Value]:
     found = {node.index: node.dtype for node in topological(tree) if isinstance(node, Scalar)}
-    return {index: e.load(e.offset(e.argument("%scalars", "pointer"), 8 * index), dtype) for index, dtype in found.items()}
+    slots = e.argument("%scalars", "pointer")
+    return {index: e.load(e.offset(slots, 8 * index), dtype) for index, dtype in found.items()}
 
 
 def _row(
@@ -162,16 +174,16 @@ def _row(
     scalar_values: dict[int, Value],
 ) -> None:  # fmt: skip
     """One run of the inner dimension: in one piece when every operand is contiguous, else block by block."""
-    two_passes = has_hard_cases(tree)
+    trial = _Trial.of(tree)
     contiguous = [stride.equals(ITEMSIZE[dtype]) for stride, dtype in zip(strides, dtypes, strict=True)]
-    if two_passes:  # the second pass reads the inputs again: the first must not overwrite one that is the output
+    if trial.hard:  # the second pass reads the inputs again: the first must not overwrite one that is the output
         contiguous[0] = e.constant(False, "bool")
     whole = contiguous[0]
     for flag in contiguous[1:]:
         whole = whole & flag
     staged = [e.buffer(BLOCK * ITEMSIZE[dtype]) for dtype in dtypes]
     blocks = e.select(whole, 1, (n + (BLOCK - 1)) >> e.constant(BLOCK.bit_length() - 1, "int64"))
-    with e.loop(blocks, vectorise=False, unroll=False) as block:
+    with e.loop(blocks) as block:
         start = block * BLOCK
         rest = n - start
         length = e.select(whole | (rest < BLOCK), rest, BLOCK)
@@ -182,40 +194,58 @@ def _row(
             if k > 0:
                 with e.when(~contiguous[k] & (block.equals(0) | stride.differs(0))):
                     move_strided(e, staged[k], e.constant(ITEMSIZE[dtype], "int64"), source, stride, length, dtype)
-        if two_passes:
-            hard = e.slot("uint8", 0)
-            e.hard_cases = []
-            with e.loop(length, parallel=True) as i:
-                _element(e, tree, i, dtypes, places, scalar_values)
-                for case in e.hard_cases:
-                    hard.set(hard.get() | case.to("uint8"))
-            e.hard_cases = None
-            with e.when(hard.get().differs(0)), e.loop(length, vectorise=False, unroll=False) as i:
-                _element(e, tree, i, dtypes, places, scalar_values)
-        else:
-            with e.loop(length, parallel=True) as i:
-                _element(e, tree, i, dtypes, places, scalar_values)
+        _run(e, tree, trial, length, dtypes, places, scalar_values)
         with e.when(~contiguous[0]):
             target = e.offset(pointers[0].get(), start * strides[0])
             move_strided(e, target, strides[0], staged[0], e.constant(ITEMSIZE[dtypes[0]], "int64"), length, dtypes[0])
 
 
-def _element(
-    e: Emitter, tree: Expression, i: Value, dtypes: list[str], places: list[Value], scalar_values: dict[int, Value]
-) -> None:
-    loaded = [e.load(e.element(place, i, dtype), dtype) for place, dtype in zip(places, dtypes, strict=True)]
-    e.store(e.element(places[0], i, dtypes[0]), lower(e, tree, loaded[1:], scalar_values))
+def _run(
+    e: Emitter, tree: Expression, trial: _Trial, n: Value, dtypes: list[str], places: list[Value],
+    scalar_values: dict[int, Value],
+) -> None:  # fmt: skip
+    """The compute loops over `n` contiguous elements: whole vectors, then the rest one by one."""
+
+    def element(i: Value, lanes: int = 1) -> None:
+        loaded = [e.load(e.element(p, i, dtype), dtype, lanes) for p, dtype in zip(places, dtypes, strict=True)]
+        e.store(e.element(places[0], i, dtypes[0]), lower(e, tree, loaded[1:], scalar_values, lanes))
+
+    lanes = trial.lanes
+    if lanes > 1:
+        hard = e.slot("bool", False)
+        e.hard_cases = []
+        with e.vector_loop(n, lanes) as i:
+            element(i, lanes)
+            for case in e.hard_cases:
+                hard.set(hard.get() | e.any_lane(case))
+        e.hard_cases = None
+        if trial.hard:
+            with e.when(hard.get()), e.loop(n & -lanes) as i:
+                element(i)
+    with e.left_over(n, lanes) if lanes > 1 else e.loop(n) as i:
+        element(i)
 
 
-def has_hard_cases(tree: Expression) -> bool:
-    """Whether an operation of the tree needs a slow path for some values (see `Emitter.fallback`)."""
-    trial = Emitter()
-    trial.hard_cases = []
-    leaves = [node for node in topological(tree) if isinstance(node, Input | Scalar)]
-    values = {(type(leaf), leaf.index): trial.constant(0, leaf.dtype) for leaf in leaves}
-    inputs = [values.get((Input, index)) for index in range(len(leaves))]
-    lower(trial, tree, inputs, {leaf.index: values[Scalar, leaf.index] for leaf in leaves if isinstance(leaf, Scalar)})
-    return bool(trial.hard_cases)
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """What lowering a tree once, for nothing, tells about it."""
+
+    lanes: int  # elements computed at a time
+    hard: bool  # some operation needs a slow path for some values (see `Emitter.fallback`)
+
+    @staticmethod
+    def of(tree: Expression) -> _Trial:
+        e = Emitter()
+        e.hard_cases = []
+        leaves = [node for node in topological(tree) if isinstance(node, Input | Scalar)]
+        inputs = {leaf.index: e.argument("%x", leaf.dtype) for leaf in leaves if isinstance(leaf, Input)}
+        values = {leaf.index: e.argument("%s", leaf.dtype) for leaf in leaves if isinstance(leaf, Scalar)}
+        lower(e, tree, [inputs[index] for index in sorted(inputs)], values)
+        if e.scalar_only:
+            return _Trial(1, bool(e.hard_cases))
+        widest = max([e.widest, ITEMSIZE[tree.dtype], *(ITEMSIZE[leaf.dtype] for leaf in leaves)])
+        # Short trees gain from several vectors at a time; long ones would run out of registers.
+        return _Trial((128 if e.instructions <= 16 else 64) // widest, bool(e.hard_cases))
 
 
 def move_strided(
@@ -239,11 +269,10 @@ def move_strided(
         "  %q1 = getelementptr i8, ptr %q, i64 %to_stride\n"
         "  %next = add nuw nsw i64 %i, 1\n"
         "  %over = icmp eq i64 %next, %n\n"
-        "  br i1 %over, label %done, label %loop, !llvm.loop !loop\n"
+        "  br i1 %over, label %done, label %loop\n"
         "done:\n"
         "  ret void\n"
-        "}",
-        'distinct !{!self, !{!"llvm.loop.vectorize.enable", i1 false}, !{!"llvm.loop.unroll.count", i32 4}}',
+        "}"
     )
     e.statement(
         f"call void @{name}(ptr {target.name}, i64 {target_stride.name}, ptr {source.name}, "
@@ -251,8 +280,10 @@ def move_strided(
     )
 
 
-def lower(e: Emitter, tree: Expression, inputs: Sequence[Value], scalar_values: dict[int, Value]) -> Value:
-    """Emit the tree for one element whose inputs are loaded; equal nodes are computed once."""
+def lower(
+    e: Emitter, tree: Expression, inputs: Sequence[Value], scalar_values: dict[int, Value], lanes: int = 1
+) -> Value:
+    """Emit the tree for `lanes` elements whose inputs are loaded; equal nodes are computed once."""
     values: list[Value] = []
     for _, node, operands in numbered(tree):
         args = [values[number] for number in operands]
@@ -260,9 +291,9 @@ def lower(e: Emitter, tree: Expression, inputs: Sequence[Value], scalar_values: 
             case Input(index=index):
                 value = inputs[index]
             case Scalar(index=index):
-                value = scalar_values[index]
+                value = scalar_values[index] if lanes == 1 else e.splat(scalar_values[index], lanes)
             case Constant():
-                value = e.constant(node.value, node.dtype)
+                value = e.constant(node.value, node.dtype, lanes)
             case Call():
                 value = scalars.apply(node.name, args)
                 if value.dtype != node.dtype:

@@ -1,202 +1,13 @@
-"""Writes one LLVM IR function as text: typed values with Python operators, loops, slots.
-
-A `Value` knows its dtype ("float32", "int64", "bool", "pointer", ...) and its lanes (1 = scalar), so `a * b + 1.0`
-reads as arithmetic and picks the right instruction. No instruction ever carries a fast-math flag.
-"""
+"""Writes one LLVM IR function as text: values, memory, loops, branches."""
 
 from __future__ import annotations
 
-import math
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
-_LLVM_TYPE = {
-    "bool": "i1", "int8": "i8", "int16": "i16", "int32": "i32", "int64": "i64",
-    "uint8": "i8", "uint16": "i16", "uint32": "i32", "uint64": "i64",
-    "float16": "half", "float32": "float", "float64": "double", "pointer": "ptr",
-}  # fmt: skip
-ITEMSIZE = {
-    "bool": 1, "int8": 1, "int16": 2, "int32": 4, "int64": 8, "uint8": 1, "uint16": 2, "uint32": 4, "uint64": 8,
-    "float16": 2, "float32": 4, "float64": 8, "pointer": 8,
-}  # fmt: skip
-DTYPES = tuple(name for name in ITEMSIZE if name != "pointer")
+from dagrun.codegen.values import ITEMSIZE, LLVM_TYPE, Slot, Value, bits_of, constant_text, is_float, is_signed
+
 _PURE = "nounwind willreturn memory(none)"
-
-
-def is_float(dtype: str) -> bool:
-    return dtype.startswith("float")
-
-
-def is_signed(dtype: str) -> bool:
-    return dtype.startswith("int")
-
-
-def is_integer(dtype: str) -> bool:
-    return dtype.startswith(("int", "uint"))
-
-
-def bits_of(dtype: str) -> int:
-    return 1 if dtype == "bool" else 8 * ITEMSIZE[dtype]
-
-
-def round_constant(value: float, dtype: str) -> float:
-    """`value` rounded to a float dtype (to infinity when too large)."""
-    try:
-        return struct.unpack({"float16": "e", "float32": "f", "float64": "d"}[dtype], _pack(value, dtype))[0]
-    except OverflowError:
-        return math.copysign(math.inf, value)
-
-
-def _pack(value: float, dtype: str) -> bytes:
-    return struct.pack({"float16": "e", "float32": "f", "float64": "d"}[dtype], value)
-
-
-def constant_text(value: float | int | bool, dtype: str) -> str:
-    """The IR text of a constant."""
-    if is_float(dtype):
-        rounded = round_constant(float(value), dtype)
-        if dtype == "float16":
-            return f"0xH{struct.unpack('H', _pack(rounded, 'float16'))[0]:04X}"
-        return f"0x{struct.unpack('Q', struct.pack('d', rounded))[0]:016X}"
-    if dtype == "bool":
-        return "true" if value else "false"
-    width = bits_of(dtype)
-    pattern = int(value) & ((1 << width) - 1)
-    return str(pattern - (1 << width) if pattern >> (width - 1) else pattern)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Value:
-    """One SSA value (or constant) of the function under construction."""
-
-    emitter: Emitter
-    name: str
-    dtype: str
-    lanes: int = 1
-
-    @property
-    def type(self) -> str:
-        scalar = _LLVM_TYPE[self.dtype]
-        return scalar if self.lanes == 1 else f"<{self.lanes} x {scalar}>"
-
-    def like(self, other: Value | float | int | bool) -> Value:
-        """`other` as a value of this dtype: Python numbers become constants."""
-        if isinstance(other, Value):
-            if other.dtype != self.dtype or other.lanes != self.lanes:
-                raise TypeError(f"{other.dtype}x{other.lanes} used with {self.dtype}x{self.lanes}")
-            return other
-        return self.emitter.constant(other, self.dtype, self.lanes)
-
-    def _binary(self, other: Value | float | int, float_op: str, signed_op: str, unsigned_op: str) -> Value:
-        right = self.like(other)
-        op = float_op if is_float(self.dtype) else signed_op if is_signed(self.dtype) else unsigned_op
-        return self.emitter.emit(f"{op} {self.type} {self.name}, {right.name}", self.dtype, self.lanes)
-
-    def _compare(self, other: Value | float | int, float_op: str, signed_op: str, unsigned_op: str) -> Value:
-        right = self.like(other)
-        op = f"fcmp {float_op}" if is_float(self.dtype) else f"icmp {signed_op if is_signed(self.dtype) else unsigned_op}"
-        return self.emitter.emit(f"{op} {self.type} {self.name}, {right.name}", "bool", self.lanes)
-
-    def __add__(self, other: Value | float | int) -> Value:
-        return self._binary(other, "fadd", "add", "add")
-
-    def __sub__(self, other: Value | float | int) -> Value:
-        return self._binary(other, "fsub", "sub", "sub")
-
-    def __mul__(self, other: Value | float | int) -> Value:
-        return self._binary(other, "fmul", "mul", "mul")
-
-    def __truediv__(self, other: Value | float | int) -> Value:
-        """Division of the machine: truncating for integers, undefined for a zero divisor."""
-        return self._binary(other, "fdiv", "sdiv", "udiv")
-
-    def __mod__(self, other: Value | int) -> Value:
-        """Remainder of the machine (sign of the dividend); integers only."""
-        return self._binary(other, "frem", "srem", "urem")
-
-    def __radd__(self, other: float | int) -> Value:
-        return self.like(other) + self
-
-    def __rsub__(self, other: float | int) -> Value:
-        return self.like(other) - self
-
-    def __rmul__(self, other: float | int) -> Value:
-        return self.like(other) * self
-
-    def __rtruediv__(self, other: float | int) -> Value:
-        return self.like(other) / self
-
-    def __neg__(self) -> Value:
-        if is_float(self.dtype):
-            return self.emitter.emit(f"fneg {self.type} {self.name}", self.dtype, self.lanes)
-        return self.like(0) - self
-
-    def __and__(self, other: Value | int) -> Value:
-        return self._binary(other, "", "and", "and")
-
-    def __or__(self, other: Value | int) -> Value:
-        return self._binary(other, "", "or", "or")
-
-    def __xor__(self, other: Value | int) -> Value:
-        return self._binary(other, "", "xor", "xor")
-
-    def __invert__(self) -> Value:
-        return self ^ self.like(-1 if self.dtype != "bool" else True)
-
-    def __lshift__(self, other: Value | int) -> Value:
-        return self._binary(other, "", "shl", "shl")
-
-    def __rshift__(self, other: Value | int) -> Value:
-        return self._binary(other, "", "ashr", "lshr")
-
-    def __lt__(self, other: Value | float | int) -> Value:
-        return self._compare(other, "olt", "slt", "ult")
-
-    def __le__(self, other: Value | float | int) -> Value:
-        return self._compare(other, "ole", "sle", "ule")
-
-    def __gt__(self, other: Value | float | int) -> Value:
-        return self._compare(other, "ogt", "sgt", "ugt")
-
-    def __ge__(self, other: Value | float | int) -> Value:
-        return self._compare(other, "oge", "sge", "uge")
-
-    def equals(self, other: Value | float | int) -> Value:
-        return self._compare(other, "oeq", "eq", "eq")
-
-    def differs(self, other: Value | float | int) -> Value:
-        return self._compare(other, "une", "ne", "ne")
-
-    def is_nan(self) -> Value:
-        return self.emitter.emit(f"fcmp uno {self.type} {self.name}, {self.name}", "bool", self.lanes)
-
-    def bitcast(self, dtype: str) -> Value:
-        """The same bits read as another dtype of the same width."""
-        return self.emitter.convert_instruction("bitcast", self, dtype)
-
-    def to(self, dtype: str) -> Value:
-        """The numeric conversion that NumPy's `astype` makes."""
-        return self.emitter.convert(self, dtype)
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """A mutable local variable; the optimiser turns it into registers."""
-
-    emitter: Emitter
-    address: str
-    dtype: str
-    lanes: int
-
-    def get(self) -> Value:
-        kind = Value(self.emitter, "", self.dtype, self.lanes).type
-        return self.emitter.emit(f"load {kind}, ptr {self.address}", self.dtype, self.lanes)
-
-    def set(self, value: Value | float | int | bool) -> None:
-        stored = Value(self.emitter, "", self.dtype, self.lanes).like(value)
-        self.emitter.statement(f"store {stored.type} {stored.name}, ptr {self.address}")
 
 
 class Emitter:
@@ -207,11 +18,11 @@ class Emitter:
         self._allocas: list[str] = []
         self._declarations: dict[str, str] = {}
         self._globals: dict[str, None] = {}
-        self._defined: set[str] = set()
-        self._metadata: list[str] = []
         self._count = 0
-        self._access_group: str | None = None
         self.hard_cases: list[Value] | None = None  # a list: collect them instead of branching; see `fallback`
+        self.scalar_only = False  # set by code that has no vector form
+        self.instructions = 0  # emitted so far
+        self.widest = 1  # largest itemsize of a value emitted so far
 
     # -- text ---------------------------------------------------------------------------------------------------------
 
@@ -228,25 +39,21 @@ class Emitter:
     def emit(self, text: str, dtype: str, lanes: int = 1) -> Value:
         name = "%" + self.fresh()
         self._lines.append(f"  {name} = {text}")
+        self.instructions += 1
+        self.widest = max(self.widest, ITEMSIZE[dtype])
         return Value(self, name, dtype, lanes)
 
     def argument(self, name: str, dtype: str) -> Value:
         """An argument of the function or any other name already defined."""
         return Value(self, name, dtype)
 
-    def metadata(self, text: str) -> str:
-        name = f"!{len(self._metadata)}"
-        self._metadata.append(f"{name} = {text.replace('!self', name)}")
-        return name
-
-    def define(self, function: str, loop_properties: str = "") -> None:
-        """Add a helper function to the module, once; `!loop` in its text is the metadata given beside it."""
-        if function in self._defined:
-            return
-        self._defined.add(function)
-        if loop_properties:
-            function = function.replace("!llvm.loop !loop", "!llvm.loop " + self.metadata(loop_properties))
+    def define(self, function: str) -> None:
+        """Add a helper function to the module, once."""
         self._globals[function] = None
+
+    def declare(self, declaration: str) -> None:
+        """Declare an external function."""
+        self._declarations[declaration] = declaration
 
     def module(self, name: str) -> str:
         """The finished module: the body under the symbol `name`, then what it refers to."""
@@ -255,12 +62,11 @@ class Emitter:
                 *self._globals,
                 *self._declarations.values(),
                 f"define i32 @{name}(ptr noalias readonly %data, ptr noalias readonly %params, "
-                "ptr noalias readonly %scalars, ptr noalias %error) nounwind {",
+                'ptr noalias readonly %scalars, ptr noalias %error) nounwind "no-builtins" {',
                 "entry:",
                 *self._allocas,
                 *self._lines,
                 "}",
-                *self._metadata,
             ]
         )
 
@@ -269,7 +75,7 @@ class Emitter:
     def constant(self, value: float | int | bool, dtype: str, lanes: int = 1) -> Value:
         text = constant_text(value, dtype)
         if lanes > 1:
-            text = f"splat ({_LLVM_TYPE[dtype]} {text})"
+            text = f"splat ({LLVM_TYPE[dtype]} {text})"
         return Value(self, text, dtype, lanes)
 
     def splat(self, value: Value, lanes: int) -> Value:
@@ -280,19 +86,48 @@ class Emitter:
             f"shufflevector {kind} {one.name}, {kind} poison, <{lanes} x i32> zeroinitializer", value.dtype, lanes
         )
 
+    def halves(self, vector: Value) -> tuple[Value, Value]:
+        """The lower and the upper half of the lanes."""
+        half = vector.lanes // 2
+        parts = []
+        for start in (0, half):
+            mask = ", ".join(f"i32 {lane}" for lane in range(start, start + half))
+            text = f"shufflevector {vector.type} {vector.name}, {vector.type} poison, <{half} x i32> <{mask}>"
+            parts.append(self.emit(text, vector.dtype, half) if half > 1 else self._lane(vector, start))
+        return parts[0], parts[1]
+
+    def _lane(self, vector: Value, lane: int) -> Value:
+        return self.emit(f"extractelement {vector.type} {vector.name}, i64 {lane}", vector.dtype)
+
+    def interleave(self, a: Value, b: Value) -> Value:
+        """a0, b0, a1, b1, ... as one vector."""
+        mask = ", ".join(f"i32 {lane}, i32 {a.lanes + lane}" for lane in range(a.lanes))
+        text = f"shufflevector {a.type} {a.name}, {b.type} {b.name}, <{2 * a.lanes} x i32> <{mask}>"
+        return self.emit(text, a.dtype, 2 * a.lanes)
+
+    def lane_numbers(self, lanes: int, dtype: str) -> Value:
+        """The vector 0, 1, 2, ..."""
+        kind = LLVM_TYPE[dtype]
+        return Value(self, "<" + ", ".join(f"{kind} {lane}" for lane in range(lanes)) + ">", dtype, lanes)
+
+    def any_lane(self, vector: Value) -> Value:
+        """Whether a bool vector holds true anywhere."""
+        symbol = f"@llvm.vector.reduce.or.v{vector.lanes}i1"
+        self._declarations[symbol] = f"declare i1 {symbol}({vector.type}) {_PURE}"
+        return self.emit(f"call i1 {symbol}({vector.type} {vector.name})", "bool")
+
     def select(self, condition: Value, yes: Value | float | int, no: Value | float | int) -> Value:
         if not isinstance(yes, Value):
             assert isinstance(no, Value), "one branch of select must be a value"
             yes = no.like(yes)
         no = yes.like(no)
-        return self.emit(
-            f"select {condition.type} {condition.name}, {yes.type} {yes.name}, {no.type} {no.name}", yes.dtype, yes.lanes
-        )
+        text = f"select {condition.type} {condition.name}, {yes.type} {yes.name}, {no.type} {no.name}"
+        return self.emit(text, yes.dtype, yes.lanes)
 
     def intrinsic(self, name: str, *args: Value) -> Value:
         """An LLVM intrinsic whose arguments and result have one type, such as sqrt, floor, fabs, copysign."""
         first = args[0]
-        scalar = {"half": "f16", "float": "f32", "double": "f64"}.get(_LLVM_TYPE[first.dtype], _LLVM_TYPE[first.dtype])
+        scalar = {"half": "f16", "float": "f32", "double": "f64"}.get(LLVM_TYPE[first.dtype], LLVM_TYPE[first.dtype])
         suffix = scalar if first.lanes == 1 else f"v{first.lanes}{scalar}"
         symbol = f"@llvm.{name}.{suffix}"
         return self._call(symbol, args, "")
@@ -300,6 +135,7 @@ class Emitter:
     def libm(self, name: str, *args: Value) -> Value:
         """A call of the C library's function of this name (the `f` variant for float32), never folded or replaced."""
         assert args[0].lanes == 1 and args[0].dtype in ("float32", "float64")
+        self.scalar_only = True
         return self._call(f"@{name}{'f' if args[0].dtype == 'float32' else ''}", args, "nobuiltin ")
 
     def _call(self, symbol: str, args: tuple[Value, ...], attributes: str) -> Value:
@@ -380,7 +216,7 @@ class Emitter:
 
     def element(self, pointer: Value, index: Value | int, dtype: str) -> Value:
         """The address of element `index` of a contiguous run of `dtype`."""
-        kind = "i8" if dtype == "bool" else _LLVM_TYPE[dtype]
+        kind = "i8" if dtype == "bool" else LLVM_TYPE[dtype]
         position = index.name if isinstance(index, Value) else str(index)
         return self.emit(f"getelementptr inbounds {kind}, ptr {pointer.name}, i64 {position}", "pointer")
 
@@ -388,7 +224,7 @@ class Emitter:
         """Load from an address aligned to the item only; a bool is any nonzero byte."""
         stored = "uint8" if dtype == "bool" else dtype
         kind = Value(self, "", stored, lanes).type
-        text = f"load {kind}, ptr {pointer.name}, align {ITEMSIZE[stored]}{self._group()}"
+        text = f"load {kind}, ptr {pointer.name}, align {ITEMSIZE[stored]}"
         value = self.emit(text, stored, lanes)
         return value.differs(0) if dtype == "bool" else value
 
@@ -396,10 +232,7 @@ class Emitter:
         if value.dtype == "bool":
             value = self.convert_instruction("zext", value, "uint8")
         size = ITEMSIZE[value.dtype]
-        self.statement(f"store {value.type} {value.name}, ptr {pointer.name}, align {size}{self._group()}")
-
-    def _group(self) -> str:
-        return f", !llvm.access.group {self._access_group}" if self._access_group else ""
+        self.statement(f"store {value.type} {value.name}, ptr {pointer.name}, align {size}")
 
     def load_at(self, base: str, index: int, dtype: str = "int64") -> Value:
         """Word `index` of one of the argument arrays: `%params`, `%data` (pointers), `%scalars`."""
@@ -424,7 +257,7 @@ class Emitter:
     def table(self, values: list[float] | list[int], dtype: str) -> Value:
         """A constant array."""
         name = "@" + self.fresh("table")
-        kind = _LLVM_TYPE[dtype]
+        kind = LLVM_TYPE[dtype]
         items = ", ".join(f"{kind} {constant_text(value, dtype)}" for value in values)
         self._globals[f"{name} = private unnamed_addr constant [{len(values)} x {kind}] [{items}], align 64"] = None
         return Value(self, name, "pointer")
@@ -432,14 +265,8 @@ class Emitter:
     # -- control ------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def loop(
-        self, count: Value | int, *, parallel: bool = False, vectorise: bool = True, unroll: bool = True
-    ) -> Iterator[Value]:
-        """Run the block `count` times with the index (int64, from 0) as value.
-
-        `parallel` promises that no iteration touches what another one writes; one iteration may read and then write
-        the same element, so operands that alias the output exactly stay correct. A loop inside it is not covered.
-        """
+    def loop(self, count: Value | int) -> Iterator[Value]:
+        """Run the block `count` times with the index (int64, from 0) as value."""
         count = count if isinstance(count, Value) else self.constant(count, "int64")
         name = self.fresh("loop")
         self.statement(f"br label %{name}.before")
@@ -448,28 +275,30 @@ class Emitter:
         self.statement(f"br i1 {some.name}, label %{name}, label %{name}.done")
         self.label(name)
         self.statement(f"%{name}.i = phi i64 [ 0, %{name}.before ], [ %{name}.next, %{name}.latch ]")
-        outer_group = self._access_group
-        properties = []
-        if parallel:
-            self._access_group = self.metadata("distinct !{}")
-            properties.append(self.metadata(f'!{{!"llvm.loop.parallel_accesses", {self._access_group}}}'))
-        else:
-            self._access_group = None
-        if not vectorise:
-            properties.append(self.metadata('!{!"llvm.loop.vectorize.enable", i1 false}'))
-        if not unroll:
-            properties.append(self.metadata('!{!"llvm.loop.unroll.disable"}'))
         yield Value(self, f"%{name}.i", "int64")
-        self._access_group = outer_group
-        suffix = ""
-        if properties:
-            suffix = ", !llvm.loop " + self.metadata("distinct !{!self, " + ", ".join(properties) + "}")
         self.statement(f"br label %{name}.latch")
         self.label(f"{name}.latch")
         self.statement(f"%{name}.next = add nuw nsw i64 %{name}.i, 1")
         self.statement(f"%{name}.over = icmp eq i64 %{name}.next, {count.name}")
-        self.statement(f"br i1 %{name}.over, label %{name}.done, label %{name}{suffix}")
+        self.statement(f"br i1 %{name}.over, label %{name}.done, label %{name}")
         self.label(f"{name}.done")
+
+    @contextmanager
+    def vector_loop(self, count: Value, lanes: int) -> Iterator[Value]:
+        """Run the block for each whole vector of `lanes` elements, with the index of its first element.
+
+        `lanes` is a power of two. `left_over` is the loop over the rest.
+        """
+        shift = self.constant(lanes.bit_length() - 1, "int64")
+        with self.loop(count >> shift) as i:
+            yield i << shift
+
+    @contextmanager
+    def left_over(self, count: Value, lanes: int) -> Iterator[Value]:
+        """Run the block for each element that `vector_loop` leaves, with its index."""
+        done = count & -lanes
+        with self.loop(count - done) as i:
+            yield done + i
 
     @contextmanager
     def when(self, condition: Value) -> Iterator[None]:
@@ -484,7 +313,7 @@ class Emitter:
     def fallback(self, hard: Value, fast: Value, slow: Callable[[], Value]) -> Value:
         """`fast`, but `slow()` where `hard` holds.
 
-        A branch would keep a loop from vectorising. While `hard_cases` is a list, the condition is put there and `fast`
+        Vectors cannot branch. While `hard_cases` is a list, the condition is put there and `fast`
         stands for the result: the kernel then runs a second, branching loop over the elements where any condition held.
         """
         if self.hard_cases is not None:
@@ -504,6 +333,18 @@ class Emitter:
         condition: list[Value] = []
         yield condition
         self.statement(f"br i1 {condition[0].name}, label %{name}, label %{name}.done")
+        self.label(f"{name}.done")
+
+    @contextmanager
+    def loop_while(self, condition: Callable[[], Value]) -> Iterator[None]:
+        """Run the block as long as `condition()`, evaluated before each run, holds."""
+        name = self.fresh("while")
+        self.statement(f"br label %{name}")
+        self.label(name)
+        self.statement(f"br i1 {condition().name}, label %{name}.body, label %{name}.done")
+        self.label(f"{name}.body")
+        yield
+        self.statement(f"br label %{name}")
         self.label(f"{name}.done")
 
     def give_back(self, code: Value | int) -> None:

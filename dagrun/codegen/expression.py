@@ -14,8 +14,22 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 PREDICATES = frozenset(
-    "equal not_equal less less_equal greater greater_equal logical_and logical_or logical_xor logical_not "
-    "isnan isinf isfinite signbit".split()
+    (
+        "equal",
+        "not_equal",
+        "less",
+        "less_equal",
+        "greater",
+        "greater_equal",
+        "logical_and",
+        "logical_or",
+        "logical_xor",
+        "logical_not",
+        "isnan",
+        "isinf",
+        "isfinite",
+        "signbit",
+    )
 )
 
 

@@ -1,160 +1,173 @@
-"""Matrix products: calls of the CBLAS that NumPy ships, by pointer, one BLAS thread to a call.
+"""Batched matrix products C[b] = A[b] @ B[b] through the CBLAS that NumPy ships, called by pointer.
 
-OpenBLAS gives other bits with two threads than with one, so every call first makes sure of one. Operands (`data`): the
-product, left, right. Params, int64 words:
+OpenBLAS is process-wide in its number of threads, and its results differ in bits between one thread and more; so a body
+sets it to one before it multiplies whenever it finds another number.
 
-    0..2    m, n, k
-    3..5    leading dimensions of the product, left and right, in elements
-    6, 7    111 or 112: left, right taken as they lie, or transposed (CBLAS_TRANSPOSE)
-    8       number of products in the batch
-    9 ..    for each: byte offsets of the product, left and right
+Operands (`data`): C, A, B. Params, int64 words: 0 number of batch dimensions, 1 m, 2 n, 3 k, 4, 5 transposition of A
+and B (CBLAS: 111 no, 112 yes), 6, 7, 8 leading dimensions of A, B, C in elements, 9.. the batch dimensions: size,
+stride of C, A and B, innermost first. m = -1: nothing to do.
 """
 
 from __future__ import annotations
 
 import ctypes
-import itertools
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import llvmlite.binding as llvm
-import numpy as np
-from threadpoolctl import ThreadpoolController
+import numpy  # noqa: F401  (loads the BLAS that is looked for)
+import threadpoolctl
 
-from dagrun.codegen.compiler import Unsupported, compile_kernel, entry_name, host
-from dagrun.codegen.layout import pack
+from dagrun.codegen import layout
+from dagrun.codegen.compiler import compile_kernel, entry_name
+from dagrun.codegen.emitter import Emitter
+from dagrun.codegen.values import ITEMSIZE
 
-_PLAIN, _TRANSPOSED, _ROW_MAJOR = 111, 112, 101
-_GEMM = {"float32": ("sgemm", "float"), "float64": ("dgemm", "double")}
+_ROW_MAJOR, _PLAIN, _TRANSPOSED = 101, 111, 112
+_LIMIT = 1 << 31  # sizes and leading dimensions stay below it, so that 32-bit interfaces serve too
 
 
 @dataclass(frozen=True, slots=True)
 class Blas:
-    """What was found of NumPy's BLAS."""
+    """The CBLAS in use: addresses, and the width of its integers."""
 
     path: str
-    integer: str  # "i32" or "i64": the type of its sizes
-    symbols: dict[str, str]  # our name -> its name
+    sgemm: int
+    dgemm: int
+    get_threads: int
+    set_threads: int
+    index_bits: int
+    description: str
 
 
-@cache
+@functools.cache
 def find_blas() -> Blas | None:
-    """The OpenBLAS that NumPy has loaded; None where there is none whose threads can be set."""
-    np.ones((2, 2)) @ np.ones((2, 2))  # loads it
-    for info in ThreadpoolController().info():
-        if info.get("internal_api") != "openblas":
-            continue
-        library = ctypes.CDLL(info["filepath"])
-        for prefix, suffix in itertools.product(("scipy_", ""), ("64_", "")):
-            names = {kind: f"{prefix}cblas_{kind}{suffix}" for kind in ("sgemm", "dgemm")}
-            names["get_threads"] = f"{prefix}openblas_get_num_threads{suffix}"
-            names["set_threads"] = f"{prefix}openblas_set_num_threads{suffix}"
-            if all(hasattr(library, name) for name in names.values()):
-                for ours, name in names.items():
-                    address = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
-                    llvm.add_symbol(f"dagrun_blas_{ours}", address)
-                return Blas(info["filepath"], "i64" if suffix else "i32", names)
+    """The OpenBLAS loaded with NumPy, or None when there is none that can be called (as with MKL builds)."""
+    for pool in threadpoolctl.threadpool_info():
+        if pool.get("user_api") == "blas" and pool.get("internal_api") == "openblas":
+            library = ctypes.CDLL(pool["filepath"])
+            for prefix in ("scipy_", ""):
+                for suffix, bits in (("64_", 64), ("_64", 64), ("", 32)):
+                    names = (
+                        f"{prefix}cblas_sgemm{suffix}", f"{prefix}cblas_dgemm{suffix}",
+                        f"{prefix}openblas_get_num_threads{suffix}", f"{prefix}openblas_set_num_threads{suffix}",
+                    )  # fmt: skip
+                    sgemm, dgemm, get_threads, set_threads = (_address(library, name) for name in names)
+                    if sgemm and dgemm and get_threads and set_threads:
+                        about = f"OpenBLAS {pool.get('version')} {pool.get('architecture')}"
+                        return Blas(pool["filepath"], sgemm, dgemm, get_threads, set_threads, bits, about)
     return None
 
 
-def gemm(dtype: object) -> int:
-    """Address of the body that multiplies batches of matrices of float32 or float64. Raises Unsupported."""
-    name = str(dtype)
-    if name not in _GEMM:
-        raise Unsupported(f"no BLAS product of {name}")
+def _address(library: ctypes.CDLL, name: str) -> int:
+    try:
+        return ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0
+    except AttributeError:
+        return 0
+
+
+def gemm_kernel(dtype: object) -> int | None:
+    """Address of the product kernel for float32 or float64; None for another dtype or without a BLAS."""
     blas = find_blas()
-    if blas is None:
-        raise Unsupported("NumPy's BLAS is not an OpenBLAS that can be called by pointer")
-    host()
-    key = f"gemm; {name}; {blas.integer}"
-    return compile_kernel(key, lambda: _ir(entry_name(key), *_GEMM[name], blas.integer))
+    name = str(dtype)
+    if blas is None or name not in ("float32", "float64"):
+        return None
+    for symbol, address in (
+        ("dagrun_blas_sgemm", blas.sgemm),
+        ("dagrun_blas_dgemm", blas.dgemm),
+        ("dagrun_blas_get_threads", blas.get_threads),
+        ("dagrun_blas_set_threads", blas.set_threads),
+    ):
+        llvm.add_symbol(symbol, address)
+    key = f"gemm; {name} {blas.index_bits}"
+    return compile_kernel(key, lambda: _gemm_ir(name, blas.index_bits, entry_name(key)))
 
 
 def gemm_params(
-    shapes: Sequence[tuple[int, int]],
-    strides: Sequence[tuple[int, int]],
+    shape: Sequence[int],
+    k: int,
+    c_strides: Sequence[int],
+    a_strides: Sequence[int],
+    b_strides: Sequence[int],
     itemsize: int,
-    batch: Sequence[int] = (),
-    batch_strides: Sequence[Sequence[int]] = ((), (), ()),
 ) -> bytes | None:
-    """The params block for product (m, n), left (m, k), right (k, n) with these byte strides; None where BLAS cannot.
+    """The params block, or None when BLAS cannot take an operand as it lies: copy it first.
 
-    `batch` is the shape of the leading axes, `batch_strides` the byte strides of each operand along them. The product
-    must have unit stride along its rows; left and right along either of their axes.
+    `shape` is that of C, (..., m, n); all strides have that many entries, in bytes: A's last two are those of m and k,
+    B's those of k and n, batch strides 0 where broadcast. C must have contiguous rows.
     """
-    (m, n), (_, k), _ = shapes
-    order = [_order(shape, stride, itemsize) for shape, stride in zip(shapes, strides, strict=True)]
-    if any(found is None for found in order) or order[0][1] != _PLAIN:  # type: ignore[index]
+    *batch, m, n = shape
+    if 0 in shape:
+        return layout.pack((0, -1, *[0] * 7))
+    a = _operand(m, k, a_strides[-2], a_strides[-1], itemsize)
+    b = _operand(k, n, b_strides[-2], b_strides[-1], itemsize)
+    c = _operand(m, n, c_strides[-2], c_strides[-1], itemsize)
+    if a is None or b is None or c is None or c[0] != _PLAIN or max(m, n, k, a[1], b[1], c[1]) >= _LIMIT:
         return None
-    leading = [found[0] for found in order if found is not None]
-    transposed = [found[1] for found in order[1:] if found is not None]
-    offsets = [
-        sum(i * step for i, step in zip(position, operand, strict=True))
-        for position in itertools.product(*map(range, batch))
-        for operand in batch_strides
-    ]
-    return pack((m, n, k, *leading, *transposed, len(offsets) // 3, *offsets))
+    dims = layout.merged(layout.dimensions(batch, [strides[:-2] for strides in (c_strides, a_strides, b_strides)]))
+    return layout.pack((len(dims), m, n, k, a[0], b[0], a[1], b[1], c[1], *layout.outer_words(dims)))
 
 
-def _order(shape: tuple[int, int], strides: tuple[int, int], itemsize: int) -> tuple[int, int] | None:
-    """Leading dimension in elements, and whether the matrix lies transposed; None where BLAS cannot read it."""
-    (rows, columns), (down, across) = shape, strides
-    for length, width, step, unit, order in ((rows, columns, down, across, _PLAIN), (columns, rows, across, down, _TRANSPOSED)):
-        if (unit == itemsize or width <= 1) and (length <= 1 or (step % itemsize == 0 and step >= max(1, width) * itemsize)):
-            return (max(1, width) if length <= 1 else step // itemsize), order
+def _operand(rows: int, columns: int, row_stride: int, column_stride: int, itemsize: int) -> tuple[int, int] | None:
+    """(transposition, leading dimension) of a matrix, or None when neither of its dimensions is contiguous."""
+    if rows == 0 or columns == 0:
+        return _PLAIN, max(1, columns)
+    for flag, outer, inner, outer_stride, inner_stride in (
+        (_PLAIN, rows, columns, row_stride, column_stride), (_TRANSPOSED, columns, rows, column_stride, row_stride),
+    ):  # fmt: skip
+        if inner_stride == itemsize or inner == 1:
+            if outer == 1:
+                return flag, max(1, inner)
+            if outer_stride % itemsize == 0 and outer_stride >= inner * itemsize:
+                return flag, outer_stride // itemsize
     return None
 
 
-def _ir(entry: str, kind: str, scalar: str, integer: str) -> str:
-    words = ("m", "n", "k", "ldc", "lda", "ldb", "ta", "tb", "batch")
-    lines = [
-        f"declare void @dagrun_blas_{kind}(i32, i32, i32, {integer}, {integer}, {integer}, {scalar}, ptr, {integer}, ptr, "
-        f"{integer}, {scalar}, ptr, {integer})",
-        "declare i32 @dagrun_blas_get_threads()",
-        "declare void @dagrun_blas_set_threads(i32)",
-        f"define i32 @{entry}(ptr %data, ptr %params, ptr %scalars, ptr %error) {{",
-    ]
-    for number, word in enumerate(words):
-        lines += [f"%p.{word} = getelementptr i64, ptr %params, i64 {number}", f"%{word} = load i64, ptr %p.{word}"]
-        wanted = "i32" if word in ("ta", "tb") else integer
-        if word != "batch":
-            lines.append(f"%{word}.n = {'trunc i64' if wanted == 'i32' else 'add i64'} %{word}{' to i32' if wanted == 'i32' else ', 0'}")
-    for number, operand in enumerate("cab"):
-        lines += [f"%d.{operand} = getelementptr ptr, ptr %data, i64 {number}", f"%base.{operand} = load ptr, ptr %d.{operand}"]
-    lines += [
-        "%threads = call i32 @dagrun_blas_get_threads()",
-        "%many = icmp ne i32 %threads, 1",
-        "br i1 %many, label %limit, label %begin",
-        "limit:",
-        "call void @dagrun_blas_set_threads(i32 1)",
-        "br label %begin",
-        "begin:",
-        "%empty.m = icmp eq i64 %m, 0",
-        "%empty.n = icmp eq i64 %n, 0",
-        "%empty.b = icmp eq i64 %batch, 0",
-        "%empty.mn = or i1 %empty.m, %empty.n",
-        "%nothing = or i1 %empty.mn, %empty.b",
-        "br i1 %nothing, label %done, label %loop",
-        "loop:",
-        "%i = phi i64 [ 0, %begin ], [ %next, %loop ]",
-        "%three = mul i64 %i, 3",
-    ]
-    for number, operand in enumerate("cab"):
-        lines += [
-            f"%w.{operand} = add i64 %three, {9 + number}",
-            f"%o.{operand} = getelementptr i64, ptr %params, i64 %w.{operand}",
-            f"%offset.{operand} = load i64, ptr %o.{operand}",
-            f"%{operand} = getelementptr i8, ptr %base.{operand}, i64 %offset.{operand}",
-        ]
-    lines += [
-        f"call void @dagrun_blas_{kind}(i32 {_ROW_MAJOR}, i32 %ta.n, i32 %tb.n, {integer} %m.n, {integer} %n.n, {integer} %k.n, "
-        f"{scalar} 1.0, ptr %a, {integer} %lda.n, ptr %b, {integer} %ldb.n, {scalar} 0.0, ptr %c, {integer} %ldc.n)",
-        "%next = add i64 %i, 1",
-        "%more = icmp ult i64 %next, %batch",
-        "br i1 %more, label %loop, label %done",
-        "done:",
-        "ret i32 0",
-        "}",
-    ]
-    return "\n".join(lines)
+def _gemm_ir(dtype: str, index_bits: int, name: str) -> str:
+    e = Emitter()
+    words = [e.load_at("%params", k) for k in range(9)]
+    dims, m, n, k = words[:4]
+    kind = "float" if dtype == "float32" else "double"
+    symbol = "dagrun_blas_sgemm" if dtype == "float32" else "dagrun_blas_dgemm"
+    index = f"i{index_bits}"
+    e.declare("declare i32 @dagrun_blas_get_threads() nounwind")
+    e.declare("declare void @dagrun_blas_set_threads(i32) nounwind")
+    e.declare(
+        f"declare void @{symbol}(i32, i32, i32, {index}, {index}, {index}, {kind}, ptr, {index}, ptr, {index}, "
+        f"{kind}, ptr, {index}) nounwind"
+    )
+    with e.when(m < 0):
+        e.give_back(0)
+    threads = e.emit("call i32 @dagrun_blas_get_threads()", "int32")
+    with e.when(threads.differs(1)):
+        e.statement("call void @dagrun_blas_set_threads(i32 1)")
+    c, a, b = (e.slot("pointer", e.load_at("%data", operand, "pointer")) for operand in range(3))
+    integer = f"int{index_bits}"
+    sizes = [word.to(integer) for word in (m, n, k, *words[6:9])]
+    flags = [word.to("int32") for word in words[4:6]]
+    one, zero = e.constant(1.0, dtype).name, e.constant(0.0, dtype).name
+
+    def multiply() -> None:
+        pointers = [slot.get() for slot in (c, a, b)]
+        arguments = [
+            f"i32 {_ROW_MAJOR}", *(f"i32 {flag.name}" for flag in flags),
+            *(f"{index} {size.name}" for size in sizes[:3]),
+            f"{kind} {one}", f"ptr {pointers[1].name}", f"{index} {sizes[3].name}", f"ptr {pointers[2].name}",
+            f"{index} {sizes[4].name}", f"{kind} {zero}", f"ptr {pointers[0].name}", f"{index} {sizes[5].name}",
+        ]  # fmt: skip
+        e.statement(f"call void @{symbol}({', '.join(arguments)})")
+
+    def clear() -> None:
+        with e.loop(m) as row:
+            start = e.offset(c.get(), row * words[8] * ITEMSIZE[dtype])
+            with e.loop(n) as column:
+                e.store(e.element(start, column, dtype), e.constant(0.0, dtype))
+
+    with layout.rows(e, dims, 9, [c, a, b]):
+        with e.when(k > 0):
+            multiply()
+        with e.when(k <= 0):
+            clear()
+    e.finish()
+    return e.module(name)

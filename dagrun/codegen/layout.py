@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias
 
-from dagrun.codegen.emitter import Emitter, Slot, Value
+from dagrun.codegen.emitter import Emitter
+from dagrun.codegen.values import Slot, Value
 
 MAX_DIMENSIONS = 64
 Dimension: TypeAlias = tuple[int, tuple[int, ...]]
@@ -36,6 +37,14 @@ def merged(dims: Sequence[Dimension]) -> list[Dimension]:
     return result
 
 
+def contiguous_strides(shape: Sequence[int], itemsize: int) -> list[int]:
+    """The byte strides of a C-contiguous array."""
+    strides = [itemsize] * len(shape)
+    for axis in range(len(shape) - 2, -1, -1):
+        strides[axis] = strides[axis + 1] * max(1, shape[axis + 1])
+    return strides
+
+
 def pack(words: Sequence[int]) -> bytes:
     """Words of a params block: int64, little endian."""
     return struct.pack(f"<{len(words)}q", *words)
@@ -56,7 +65,7 @@ def rows(e: Emitter, count: Value, first_word: Value | int, pointers: Sequence[S
     params = e.argument("%params", "pointer")
     start = e.element(params, first_word, "int64")
     counters = e.buffer(8 * MAX_DIMENSIONS)
-    with e.loop(count, vectorise=False) as level:
+    with e.loop(count) as level:
         e.store(e.element(counters, level, "int64"), e.constant(0, "int64"))
     level_slot, moved = e.slot("int64"), e.slot("bool")
     words = 1 + len(pointers)

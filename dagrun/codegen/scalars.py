@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from dagrun.codegen import mathematics as maths
 from dagrun.codegen.compiler import Unsupported
-from dagrun.codegen.emitter import Emitter, Value, bits_of, is_float, is_signed, round_constant
+from dagrun.codegen.values import Value, bits_of, is_float, is_signed, round_constant
 
 NEGATIVE_POWER = 2  # status code: an integer was raised to a negative integer power; error[0] = the exponent
 
@@ -122,6 +122,7 @@ def _power(a: Value, b: Value) -> Value:
     e = a.emitter
     if is_float(a.dtype):
         return maths.FUNCTIONS["power"][1](a, b)
+    e.scalar_only = True
     if is_signed(a.dtype):
         with e.when(b < 0):
             error = e.argument("%error", "pointer")

@@ -17,7 +17,7 @@ from dagrun.core.engine import (
     tracing,
     wait,
 )
-from dagrun.core.story import TaskStory, story_of, waiting_report
+from dagrun.core.story import TaskStory, start_watchdog, story_of, waiting_report
 from dagrun.core.trace import Access, TaskRecord
 
 __all__ = [
@@ -38,3 +38,5 @@ __all__ = [
     "wait",
     "waiting_report",
 ]
+
+start_watchdog()

@@ -1,4 +1,4 @@
-"""The life of the engine: chosen, started at the first operation, reconfigured, traced, ended at exit, guarded after fork."""
+"""The life of the engine: chosen, started at the first operation, reconfigured, traced, ended; guarded after a fork."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _choose() -> tuple[ModuleType, str]:
         except ImportError as error:
             if wanted == "native":
                 raise ImportError(
-                    "DAGRUN_CORE is 'native', but the native core is not built: install a C++17 compiler and dagrun again"
+                    "DAGRUN_CORE is 'native', but the native core is not built: install a C++17 compiler, then dagrun"
                 ) from error
             warnings.warn(
                 "dagrun runs on its Python executor, which is slower: the native core was not built. "
@@ -74,7 +74,7 @@ def _defaults() -> dict[str, Any]:
 
 
 def _start() -> None:
-    """Called by the core before the first task, so that a program that only imports dagrun has no threads to fork with."""
+    """Called by the core before the first task: a program that only imports dagrun has no threads, and may fork."""
     global _running
     native.start(**(_defaults() | _options))
     _running = True
@@ -90,8 +90,8 @@ def _stop(seconds: float) -> bool:
 def configure(**options: Any) -> dict[str, Any]:
     """Finishes all work and starts the engine anew with these options; returns the options in force before.
 
-    Options: workers, max_inflight_tasks, max_inflight_bytes, spin_microseconds, inline_bytes, shuffle_seed, serial, pin;
-    what is not named keeps its value.
+    Options: workers, max_inflight_tasks, max_inflight_bytes, spin_microseconds, inline_bytes, shuffle_seed, serial,
+    pin; what is not named keeps its value.
     """
     global _options
     known = _defaults()
@@ -187,11 +187,12 @@ def wait() -> None:
     failures = [failure for failure in native.failures(True) if not failure["delivered"]]
     if failures:
         error = operation_error(failures[0])
-        for failure in failures[1:4]:
-            file, line, _ = failure["site"]
-            error.add_note(f"also failed: {failure['name']} recorded at {file}:{line}")
-        if len(failures) > 4:
-            error.add_note(f"and {len(failures) - 4} more operations failed")
+        others = dict.fromkeys((f["name"], *f["site"][:2]) for f in failures[1:])
+        others.pop((failures[0]["name"], *failures[0]["site"][:2]), None)
+        for name, file, line in list(others)[:3]:
+            error.add_note(f"also failed: {name} recorded at {file}:{line}")
+        if len(others) > 3:
+            error.add_note(f"and {len(others) - 3} more operations failed")
         raise error
 
 
@@ -208,7 +209,7 @@ def engine_stats() -> dict[str, int | str]:
 
 @contextmanager
 def tracing() -> Iterator[list[TaskRecord]]:
-    """Within the block, every task is traced; the list holds the records, in program order, once the block has ended."""
+    """Within the block, every task is traced; the list holds the records, in program order, after the block."""
     wait()
     native.trace(True)
     records: list[TaskRecord] = []
@@ -256,8 +257,8 @@ def _at_exit() -> None:
     if not finished:
         left = native.stats()["in_flight"]
         print(
-            f"dagrun: gave up after {settings().exit_seconds:g} s with {left} of {in_flight} recorded operations unfinished; "
-            "call dr.wait() before the program ends, or raise DAGRUN_EXIT_SECONDS",
+            f"dagrun: gave up after {settings().exit_seconds:g} s with {left} of {in_flight} recorded operations "
+            "unfinished; call dr.wait() before the program ends, or raise DAGRUN_EXIT_SECONDS",
             file=sys.stderr,
         )
     failures = [failure for failure in native.failures(True) if not failure["delivered"]]

@@ -37,7 +37,8 @@ class TaskStory:
         if not self.sequence:
             return ["nothing was recorded: the array was made from finished memory"]
         lines = [
-            f"{'  ' * depth}{self.name}: {self.state}, recorded at {self.file}:{self.line} in {self.function} (task {self.sequence})"
+            f"{'  ' * depth}{self.name}: {self.state}, recorded at {self.file}:{self.line} in {self.function} "
+            f"(task {self.sequence})"
         ]
         for task in self.waits_for:
             lines += task._lines(depth + 1)

@@ -29,7 +29,7 @@ class Allocator {
   bool overwrite_freed = false;     // fill memory with 0xA5 at release: shows every use after free
 
  private:
-  static constexpr int kClasses = 512;
+  static constexpr int kClasses = 416;  // the last one holds 2^60 bytes
   static int class_of(int64_t nbytes);
   static int64_t class_size(int index);
   char* carve(int index);

@@ -80,9 +80,17 @@ Device* Executor::add_device(const std::string& name) {
 
 void Executor::set_lane_limit(Device* device, Lane lane, int limit) {
   LaneBound& bound = device->lanes[lane];
-  std::lock_guard<SpinLock> guard(bound.lock);
-  bound.limit = limit;
-  bound.bounded = limit < settings_.workers;
+  std::vector<uint32_t> admitted;
+  {
+    std::lock_guard<SpinLock> guard(bound.lock);
+    bound.limit = limit;
+    if (limit < settings_.workers) bound.bounded = true;  // until the next start: what was counted must be counted down
+    for (; bound.running < limit && !bound.backlog.empty(); bound.running++) admitted.push_back(pop_backlog(bound));
+  }
+  for (uint32_t index : admitted) {
+    current_worker()->deque.push(index);
+    notify();
+  }
 }
 
 void Executor::start(const Settings& settings) {
@@ -91,7 +99,7 @@ void Executor::start(const Settings& settings) {
   stopping = false;
   shuffle_random_ = settings.shuffle_seed * 0x9E3779B97F4A7C15ULL + 1;
   for (int i = 0; i < device_count(); i++) {
-    for (int lane = 0; lane < kLanes; lane++) set_lane_limit(device(i), static_cast<Lane>(lane), device(i)->lanes[lane].limit);
+    for (LaneBound& bound : device(i)->lanes) bound.bounded = bound.limit < settings.workers;
   }
   for (int i = 0; i < settings.workers; i++) {
     std::lock_guard<std::mutex> guard(registry_mutex_);
@@ -112,8 +120,8 @@ void Executor::start(const Settings& settings) {
     const int core = settings.pin ? i % static_cast<int>(std::max(1u, std::thread::hardware_concurrency())) : -1;
     threads_.emplace_back([this, worker, core] { worker_main(worker, core); });
   }
+  budget_tasks_ = budget_bytes_ = 0;
   started_ = true;
-  refill_budget();
 }
 
 bool Executor::stop(int64_t timeout_ms) {
@@ -130,8 +138,10 @@ bool Executor::stop(int64_t timeout_ms) {
     for (auto& thread : threads_) thread.detach();  // one may be inside a body that does not return
   }
   threads_.clear();
-  if (finished) sleepers_ = spinners_ = 0;
-  park_tickets_ = 0;
+  if (finished) {
+    sleepers_ = spinners_ = 0;
+    park_tickets_ = 0;
+  }
   started_ = false;
   return finished;
 }
@@ -163,7 +173,7 @@ Worker* Executor::current_worker() {
 
 void Executor::move(Task& task, State to) {
   assert(allowed(task.state.load(std::memory_order_relaxed), to));
-  task.state.store(to, std::memory_order_relaxed);
+  task.state.store(to, std::memory_order_release);  // wait_ready hands the task to another thread by it
 }
 
 // ---------------------------------------------------------------------------------------------------- record
@@ -172,7 +182,7 @@ uint32_t Executor::allocate_slot() {
   if (!free_chain_) free_chain_ = free_slots_.exchange(0, std::memory_order_acquire);
   uint32_t index = free_chain_;
   if (index) {
-    free_chain_ = slot(index).next[0];
+    free_chain_ = slot(index).next[0].load(std::memory_order_relaxed);
   } else {
     index = slots_used_++;
     const uint32_t chunk = index >> kChunkBits;
@@ -242,14 +252,14 @@ bool Executor::link(uint32_t index, uint32_t predecessor, bool at_launch) {
   uint32_t seen = head.load(std::memory_order_acquire);
   do {
     if (seen == kClosed) return false;
-    slot(holder).next[k] = seen;
+    slot(holder).next[k].store(seen, std::memory_order_relaxed);
   } while (!head.compare_exchange_weak(seen, entry, std::memory_order_acq_rel, std::memory_order_acquire));
   slot(holder).links++;
   return true;
 }
 
 bool Executor::add_edge(uint32_t index, const AccessRecord& record, EdgeKind kind, int& edges, TraceTask* trace) {
-  if (record.task == index) return false;  // the task's own earlier operand
+  if (record.sequence == slot(index).sequence.load(std::memory_order_relaxed)) return false;  // its own earlier operand
   for (uint64_t sequence : recent_) {
     if (sequence == record.sequence) return false;
   }
@@ -336,6 +346,7 @@ TaskName Executor::push(const Call& call) {
   task.body = body;
   task.site = call.site;
   task.priority = body->priority;
+  task.holds_lane = false;
   task.waited.store(0, std::memory_order_relaxed);
   task.pending.store(kRecording, std::memory_order_relaxed);
   task.state.store(State::kPending, std::memory_order_relaxed);
@@ -402,6 +413,7 @@ uint64_t Executor::push_batch(const Batch& batch) {
     task.device = batch.device;
     task.body = batch.bodies[i];
     task.site = batch.site;
+    task.holds_lane = false;
     task.priority = batch.priorities ? batch.priorities[i] : 0;
     task.waited.store(0, std::memory_order_relaxed);
     task.pending.store(static_cast<int32_t>(end - begin) + 1, std::memory_order_relaxed);
@@ -504,12 +516,12 @@ int64_t Executor::in_flight() {
 }
 
 // The budget is what may be recorded before the counters, which the workers' caches hold, are read again.
-bool Executor::refill_budget() {
+bool Executor::refill_budget(int64_t nbytes) {
   const int64_t tasks = settings_.max_inflight_tasks ? settings_.max_inflight_tasks - in_flight() : 1 << 20;
   const int64_t bytes = settings_.max_inflight_bytes ? settings_.max_inflight_bytes - pinned_sum() : 1LL << 50;
   if (tasks <= 0 || bytes <= 0) return false;
-  budget_tasks_ = tasks;
-  budget_bytes_ = bytes;
+  budget_tasks_ = tasks - 1;  // the one that asks is admitted
+  budget_bytes_ = bytes - nbytes;
   return true;
 }
 
@@ -543,8 +555,6 @@ void Executor::wait_for_space(const std::function<bool()>& poll) {
     lock.unlock();
     if (!poll()) break;
   }
-  budget_tasks_ = budget_bytes_ = 0;
-  refill_budget();
 }
 
 // ---------------------------------------------------------------------------------------------------- buffers
@@ -604,7 +614,7 @@ int64_t Executor::resolve(const Body* body, const Operand* operands, char** data
   for (const OperandSpec& spec : body->operands) {
     const Operand& operand = operands[spec.index];
     if (!ensure_memory(operand.buffer)) return operand.buffer->nbytes;
-    if ((spec.mode & kWrite) && operand.buffer->detach_failed && !body->detaches)
+    if ((spec.mode & kWrite) && operand.buffer->detach_failed && !body->detaches && needs_detach(operand.buffer))
       return operand.buffer->nbytes;  // the copy that was to come before this write found no memory
     char* memory = operand.buffer->data.load(std::memory_order_acquire);
     data[i++] = memory ? memory + operand.offset + spec.offset : no_memory;
@@ -640,7 +650,10 @@ void Executor::detach(Buffer* buffer) {
   if (!memory) return;  // the write that follows finds no memory: see resolve
   std::memcpy(memory, block->memory, buffer->nbytes);
   buffer->data.store(memory, std::memory_order_release);
-  buffer->block = nullptr;
+  {
+    std::lock_guard<SpinLock> guard(record_lock_);  // the recorder may be looking at the block: see needs_detach
+    buffer->block = nullptr;
+  }
   drop_block(block);
 }
 
@@ -678,6 +691,7 @@ void Executor::settle(const Body* body, const Operand* operands, const std::shar
     Buffer* buffer = operands[spec.index].buffer;
     if (!failure && !buffer->poison.load(std::memory_order_acquire)) continue;
     const Region region = region_of(spec, operands);
+    if (region.lo >= region.hi) continue;
     std::lock_guard<std::mutex> guard(failure_mutex_);
     auto* poison = buffer->poison.load(std::memory_order_relaxed);
     if (!poison) {
@@ -744,9 +758,10 @@ void Executor::forget_failures() {
 
 void Executor::make_ready(uint32_t index, Worker* worker) {
   Task& task = slot(index);
-  move(task, State::kReady);
   const uint64_t sequence = task.sequence.load(std::memory_order_relaxed);
-  if (task.flags & kOwned) {  // the recording thread runs it; another thread's task may be what it waited for
+  const bool owned = task.flags & kOwned;  // not to be read once its owner may run it
+  move(task, State::kReady);
+  if (owned) {  // the recording thread runs it; another thread's task may be what it waited for
     if (waiting_.load(std::memory_order_seq_cst) > 0) wake_waiters();
     return;
   }
@@ -754,6 +769,7 @@ void Executor::make_ready(uint32_t index, Worker* worker) {
     {
       std::lock_guard<std::mutex> guard(python_mutex_);
       if (settings_.shuffle_seed) {
+        std::lock_guard<SpinLock> random_guard(shuffle_lock_);
         python_queue_.push_back({static_cast<int32_t>(next_random(shuffle_random_) >> 40), sequence, index});
       } else {
         python_queue_.push_back({task.priority, sequence, index});
@@ -787,7 +803,7 @@ void Executor::make_ready(uint32_t index, Worker* worker) {
 void Executor::walk(uint32_t links, Worker* worker, const Task* launched) {
   while (links) {
     Task& holder = slot(links >> 4);
-    const uint32_t next = holder.next[links & 15];
+    const uint32_t next = holder.next[links & 15].load(std::memory_order_relaxed);
     const uint32_t index = holder.flags & kLinkBlock ? holder.site : links >> 4;
     Task& task = slot(index);
     if (next) __builtin_prefetch(&slot(next >> 4));
@@ -805,7 +821,7 @@ void Executor::walk_launched(uint32_t index, Worker* worker) {
 }
 
 void Executor::free_slot(uint32_t index, Worker* worker) {
-  slot(index).next[0] = worker->free_head;
+  slot(index).next[0].store(worker->free_head, std::memory_order_release);  // after its lists were closed: see unfinished
   worker->free_head = index;
   if (worker->free_count++ == 0) worker->free_tail = index;
   if (worker->free_count >= 64) flush_free(worker);
@@ -815,7 +831,7 @@ void Executor::flush_free(Worker* worker) {
   if (!worker->free_count) return;
   uint32_t head = free_slots_.load(std::memory_order_relaxed);
   do {
-    slot(worker->free_tail).next[0] = head;
+    slot(worker->free_tail).next[0].store(head, std::memory_order_release);
   } while (!free_slots_.compare_exchange_weak(head, worker->free_head, std::memory_order_release,
                                               std::memory_order_relaxed));
   worker->free_head = worker->free_tail = 0;
@@ -890,7 +906,7 @@ void Executor::run(uint32_t index, Worker* worker) {
   Device* device = devices_[task.device].get();
   const Lane lane = task.lane;
   const bool bounded = device->lanes[lane].bounded && !(task.flags & kStreamed);
-  if (bounded && !(task.flags & kHoldsLane) && !acquire_lane(index)) return;
+  if (bounded && !task.holds_lane && !acquire_lane(index)) return;
   move(task, State::kRunning);
   if (task.flags & kStreamed) {
     device->streams->launch(index, worker);
@@ -923,6 +939,22 @@ bool Executor::acquire_lane(uint32_t index) {
   return false;
 }
 
+// The most urgent, then the earliest; it has its place on the lane from here on. Under the bound's lock.
+uint32_t Executor::pop_backlog(LaneBound& bound) {
+  size_t first = 0;
+  for (size_t i = 1; i < bound.backlog.size(); i++) {
+    const Task &a = slot(bound.backlog[i]), &b = slot(bound.backlog[first]);
+    if (a.priority != b.priority ? a.priority > b.priority
+                                 : a.sequence.load(std::memory_order_relaxed) < b.sequence.load(std::memory_order_relaxed))
+      first = i;
+  }
+  const uint32_t index = bound.backlog[first];
+  bound.backlog[first] = bound.backlog.back();
+  bound.backlog.pop_back();
+  slot(index).holds_lane = true;
+  return index;
+}
+
 void Executor::release_lane(Device* device, Lane lane, Worker* worker) {
   LaneBound& bound = device->lanes[lane];
   uint32_t index = 0;
@@ -932,17 +964,7 @@ void Executor::release_lane(Device* device, Lane lane, Worker* worker) {
       bound.running--;
       return;
     }
-    size_t first = 0;
-    for (size_t i = 1; i < bound.backlog.size(); i++) {
-      const Task &a = slot(bound.backlog[i]), &b = slot(bound.backlog[first]);
-      if (a.priority != b.priority ? a.priority > b.priority
-                                   : a.sequence.load(std::memory_order_relaxed) < b.sequence.load(std::memory_order_relaxed))
-        first = i;
-    }
-    index = bound.backlog[first];
-    bound.backlog[first] = bound.backlog.back();
-    bound.backlog.pop_back();
-    slot(index).flags |= kHoldsLane;
+    index = pop_backlog(bound);
   }
   worker->deque.push(index);
   notify();
@@ -978,6 +1000,7 @@ uint32_t Executor::next_task(Worker* worker) {
   const uint32_t better = pop_ordered(entry);
   if (!better) return next;
   push_ordered(entry);
+  notify();
   return better;
 }
 
@@ -1077,6 +1100,8 @@ void Executor::worker_main(Worker* worker, int core) {
     spinning = false;
     if (work_available() || end_workers_.load(std::memory_order_relaxed)) {
       sleepers_.fetch_sub(1, std::memory_order_seq_cst);
+      spinners_.fetch_add(1, std::memory_order_seq_cst);  // looks again: whoever finds something passes the search on
+      spinning = true;
       continue;
     }
     park_cv_.wait(lock, [this] { return park_tickets_ > 0 || end_workers_.load(std::memory_order_relaxed); });
@@ -1316,7 +1341,7 @@ std::vector<Executor::Waiting> Executor::unfinished(size_t most) {
   for (uint32_t index = 1; index < slots_used_ && result.size() < most; index++) {
     Task& task = slot(index);
     const State state = task.state.load();
-    if ((task.flags & kLinkBlock) || state == State::kFree || state == State::kDone) continue;
+    if (state == State::kFree || state == State::kDone) continue;  // link blocks among them: they have no state
     place[index] = result.size();
     result.push_back({{index, task.sequence.load()}, state, task.body->name, task.site, task.body->shapes, task.device, {}});
   }
@@ -1325,12 +1350,14 @@ std::vector<Executor::Waiting> Executor::unfinished(size_t most) {
     Task& task = slot(result[i].name.slot);
     for (std::atomic<uint32_t>* head : {&task.done_head, &task.launch_head}) {
       uint32_t links = head->load(std::memory_order_acquire);
-      for (int guard_count = 0; links && links != kClosed && guard_count < 100000; guard_count++) {
+      while (links && links != kClosed) {
         Task& holder = slot(links >> 4);
-        const uint32_t index = holder.flags & kLinkBlock ? holder.site : links >> 4;
+        const uint32_t next = holder.next[links & 15].load(std::memory_order_acquire);
+        if (head->load(std::memory_order_acquire) == kClosed) break;  // the list was walked meanwhile: `next` may be anything
+        const uint32_t index = holder.sequence.load(std::memory_order_relaxed) ? links >> 4 : holder.site;
         auto entry = place.find(index);
         if (entry != place.end()) result[entry->second].predecessors.push_back(result[i].name);
-        links = holder.next[links & 15];
+        links = next;
       }
     }
   }

@@ -30,7 +30,7 @@ class Streams;
 struct LaneBound {
   SpinLock lock;
   int limit = 1 << 30;
-  bool bounded = false;  // limit is below the number of workers
+  std::atomic<bool> bounded{false};  // tasks are counted: the limit is, or since the start was, below the number of workers
   int running = 0;
   std::vector<uint32_t> backlog;  // ready, waiting for the lane; the earliest in program order goes first
 };
@@ -160,7 +160,7 @@ class Executor {
   bool over_bound(int64_t nbytes) {
     budget_tasks_ -= 1;
     budget_bytes_ -= nbytes;
-    return (budget_tasks_ < 0 || budget_bytes_ < 0) && !refill_budget();
+    return (budget_tasks_ < 0 || budget_bytes_ < 0) && !refill_budget(nbytes);
   }
   void wait_for_space(const std::function<bool()>& poll);
 
@@ -248,7 +248,7 @@ class Executor {
   bool add_edge(uint32_t index, const AccessRecord& record, EdgeKind kind, int& edges, TraceTask* trace);
   bool link(uint32_t index, uint32_t predecessor, bool at_launch);
   void prune(Buffer* buffer);
-  bool refill_budget();
+  bool refill_budget(int64_t nbytes);
   void fill_arguments(uint32_t index, const Call& call);
 
   // run
@@ -264,6 +264,7 @@ class Executor {
   Help help(Worker* worker);
   bool acquire_lane(uint32_t index);
   void release_lane(Device* device, Lane lane, Worker* worker);
+  uint32_t pop_backlog(LaneBound& bound);
   std::shared_ptr<Failure> find_poison(const Body* body, const Operand* operands);
   void settle(const Body* body, const Operand* operands, const std::shared_ptr<Failure>& failure);
   std::shared_ptr<Failure> make_failure(const Body* body, uint64_t sequence, uint32_t site, uint16_t device,
@@ -297,9 +298,9 @@ class Executor {
   std::unique_ptr<Task[]> chunks_[kMaxChunks];
   std::unique_ptr<Arguments[]> argument_chunks_[kMaxChunks];
   Deque injected_;  // pushed under the record lock, stolen by everybody: program order
-  bool tracing_ = false;
+  std::atomic<bool> tracing_{false};  // set under the record lock
   std::vector<TraceTask> trace_tasks_;
-  uint64_t inlined_ = 0, admission_waits_ = 0;
+  uint64_t inlined_ = 0;
   std::vector<uint32_t> batch_slots_;
 
   // budget: the recording thread (with the GIL)
@@ -320,7 +321,7 @@ class Executor {
   uint64_t park_tickets_ = 0;
   std::atomic<int> sleepers_{0}, spinners_{0};
   std::atomic<bool> end_workers_{false}, paused_{false};
-  std::atomic<uint64_t> wakeups_{0};
+  std::atomic<uint64_t> wakeups_{0}, admission_waits_{0};
 
   // Tasks with a priority and long ones: most urgent first, then program order. Short ones go through the deques.
   static constexpr int64_t kOrderedBytes = 1 << 16;

@@ -62,9 +62,7 @@ PyObject* stop(PyObject*, PyObject* args) {
     engine().wait_all(
         [&] {
           PyEval_RestoreThread(state);
-          bool good = !PyErr_CheckSignals();
-          const uint32_t slot = good ? engine().take_python(false) : 0;
-          if (slot) engine().run_python(slot);
+          const bool good = !PyErr_CheckSignals();  // Python tasks are left to their lane: one may never return
           state = PyEval_SaveThread();
           return good;
         },

@@ -197,7 +197,9 @@ PyObject* record(Signature* signature, Handle* const* inputs, const uint64_t* sc
   if (!outputs) {
     for (Layout* layout : operation->outputs) nbytes += layout->nbytes;
   }
-  if (executor.over_bound(nbytes) && wait_for_space() < 0) return nullptr;
+  while (executor.over_bound(nbytes)) {  // again after a wait: another thread may have been first
+    if (wait_for_space() < 0) return nullptr;
+  }
 
   Operand few[8];
   Handle* few_results[4];

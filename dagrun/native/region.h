@@ -26,7 +26,7 @@ inline Region shifted(Region r, int64_t by) {
 // May say true of disjoint regions (never false of overlapping ones): exact for intervals, for a box against
 // an interval, and for boxes of one stride.
 inline bool overlaps(const Region& a, const Region& b) {
-  if (a.lo >= b.hi || b.lo >= a.hi) return false;
+  if (a.lo >= b.hi || b.lo >= a.hi || a.lo >= a.hi || b.lo >= b.hi) return false;
   if (!a.stride && !b.stride) return true;
   if (a.stride && b.stride && a.stride != b.stride) return true;
   const int64_t stride = a.stride ? a.stride : b.stride;

@@ -61,13 +61,14 @@ struct Task {
   std::atomic<uint32_t> done_head{0};    // successors that need this task done
   std::atomic<uint32_t> launch_head{0};  // successors on streams: need it launched
   std::atomic<int32_t> pending{0};       // unsatisfied predecessors; kRecording on top while being recorded
-  uint32_t next[kLinks] = {};            // owner: the recorder until linked, then whoever walks the list
+  std::atomic<uint32_t> next[kLinks] = {};  // owner: the recorder until linked, then whoever walks the list
   uint8_t links = 0;
   Lane lane = kCompute;
   uint8_t flags = 0;
   std::atomic<State> state{State::kFree};
   uint16_t device = 0;
   uint16_t stream = 0;                 // where it was launched
+  bool holds_lane = false;             // a finished task passed its place on the lane on to this one
   std::atomic<uint64_t> sequence{0};   // program order, from 1; tells a reused slot from the task once meant
   const Body* body = nullptr;
   std::atomic<uint32_t> waited{0};     // somebody sleeps until this task is done
@@ -78,7 +79,7 @@ struct Task {
 };
 static_assert(sizeof(Task) <= 88, "a task must stay small");
 
-enum TaskFlags : uint8_t { kLinkBlock = 1, kOwned = 2, kStreamed = 4, kHoldsLane = 8, kHasArguments = 16 };
+enum TaskFlags : uint8_t { kLinkBlock = 1, kOwned = 2, kStreamed = 4, kHasArguments = 16 };
 
 struct Operand {
   Buffer* buffer = nullptr;

@@ -1,4 +1,5 @@
 // Where Python blocks: waits with signals and the Python lane served, failures raised, objects given back.
+#include <algorithm>
 #include <mutex>
 
 #include "objects.h"
@@ -82,6 +83,13 @@ PyObject* failure_dict(const Failure& failure) {
 }
 
 void raise_failure(const std::shared_ptr<Failure>& failure) {
+  // The pieces of one operation fail each on its own: one error tells of them all.
+  const auto* operation = static_cast<const Operation*>(failure->owner);
+  const uint64_t pieces = operation ? operation->bodies.size() : 1;
+  for (auto& other : module.executor->failures()) {
+    const uint64_t apart = std::max(other->sequence, failure->sequence) - std::min(other->sequence, failure->sequence);
+    if (other->owner == failure->owner && apart < pieces) other->delivered = true;
+  }
   failure->delivered = true;
   PyObject* dict = failure_dict(*failure);
   if (!dict) return;

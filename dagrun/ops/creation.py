@@ -2,58 +2,78 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from dagrun.array import Array, asarray
-from dagrun.array.array import _dtype
+from dagrun.array import Array, as_array, as_dtype, asarray, is_weak
 from dagrun.core import device_index, native
-from dagrun.devices import Device, current_device, device
-from dagrun.ops.elementwise import FILL, cast_into
-from dagrun.record import layout
+from dagrun.devices import Device, current_device
+from dagrun.devices import device as find_device
+from dagrun.ops.elementwise import FILL, MOST_PLANS, cast_into, fill_plan
+from dagrun.ops.promotion import check_fits
+from dagrun.record import layout, submit
 
 Shape = int | Sequence[int]
 
+_FLOAT = np.dtype(np.float64)
 
-def _place(label: str | Device | None) -> Device:
-    return current_device() if label is None else device(label)
+
+def _place(label: str | Device | None) -> int:
+    return device_index(current_device() if label is None else find_device(label))
 
 
 def _shape(shape: Shape) -> tuple[int, ...]:
-    if isinstance(shape, (int, np.integer)):
-        return (int(shape),)
-    return tuple(int(length) for length in shape)
+    if type(shape) is int:
+        return (shape,)
+    return (operator.index(shape),) if hasattr(shape, "__index__") else tuple([operator.index(n) for n in shape])
+
+
+@lru_cache(MOST_PLANS)
+def _contiguous(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+    if any(length < 0 for length in shape):
+        raise ValueError(f"shape {shape} has a negative length: expected none below 0")
+    return layout(dtype, shape)
 
 
 def empty(shape: Shape, dtype: Any = None, *, device: str | Device | None = None) -> Array:
     """An array whose values are not set; float64 unless `dtype` says otherwise."""
-    final = np.dtype(np.float64) if dtype is None else _dtype(dtype)
-    return native.empty(layout(final, _shape(shape)), device_index(_place(device)))  # type: ignore[no-any-return]
+    final = _contiguous(_shape(shape), _FLOAT if dtype is None else as_dtype(dtype))
+    return native.empty(final, _place(device))  # type: ignore[no-any-return]
+
+
+def _filled(shape: Shape, value: Any, dtype: np.dtype[Any], device: str | Device | None) -> Array:
+    known, scalars = fill_plan(FILL, _contiguous(_shape(shape), dtype), type(value))
+    check_fits(value, scalars[0])
+    return submit(known, (), _place(device), None, scalars, (value,))  # type: ignore[no-any-return]
 
 
 def full(shape: Shape, fill_value: Any, dtype: Any = None, *, device: str | Device | None = None) -> Array:
-    """An array of one value, in that value's dtype unless `dtype` says otherwise.
+    """An array of one value, in that value's dtype unless `dtype` says otherwise. An array as value is broadcast.
 
     >>> import dagrun as dr
     >>> dr.full((2, 2), 7)
     array([[7, 7],
            [7, 7]])
     """
-    if dtype is None:
-        dtype = (
-            fill_value.dtype if isinstance(fill_value, (Array, np.generic, np.ndarray)) else np.dtype(type(fill_value))
-        )
-    made = empty(shape, dtype, device=device)
-    value = fill_value if isinstance(fill_value, (Array, np.generic, bool, int, float)) else np.asarray(fill_value)[()]
-    cast_into(value, made, FILL)
+    if is_weak(fill_value) or isinstance(fill_value, np.generic):
+        final = as_dtype(np.asarray(fill_value).dtype if dtype is None else dtype)
+        return _filled(shape, fill_value, final, device)
+    if not isinstance(fill_value, Array):
+        fill_value = asarray(fill_value, device=device)
+    made = empty(
+        shape, fill_value.dtype if dtype is None else dtype, device=fill_value.device if device is None else device
+    )
+    cast_into(fill_value, made)
     return made
 
 
 def zeros(shape: Shape, dtype: Any = None, *, device: str | Device | None = None) -> Array:
     """An array of zeros; float64 unless `dtype` says otherwise."""
-    return full(shape, 0, np.float64 if dtype is None else dtype, device=device)
+    return _filled(shape, 0, _FLOAT if dtype is None else as_dtype(dtype), device)
 
 
 def ones(shape: Shape, dtype: Any = None, *, device: str | Device | None = None) -> Array:
@@ -63,34 +83,36 @@ def ones(shape: Shape, dtype: Any = None, *, device: str | Device | None = None)
     >>> dr.ones(3)
     array([1., 1., 1.])
     """
-    return full(shape, 1, np.float64 if dtype is None else dtype, device=device)
+    return _filled(shape, 1, _FLOAT if dtype is None else as_dtype(dtype), device)
 
 
-def empty_like(x: Array, /, dtype: Any = None, *, device: str | Device | None = None) -> Array:
+def empty_like(x: Any, /, dtype: Any = None, *, device: str | Device | None = None) -> Array:
     """An array of the shape, dtype and device of another, values not set."""
+    x = as_array(x)
     return empty(x.shape, x.dtype if dtype is None else dtype, device=device or x.device)
 
 
-def full_like(x: Array, /, fill_value: Any, dtype: Any = None, *, device: str | Device | None = None) -> Array:
+def full_like(x: Any, /, fill_value: Any, dtype: Any = None, *, device: str | Device | None = None) -> Array:
     """An array of the shape, dtype and device of another, of one value."""
+    x = as_array(x)
     return full(x.shape, fill_value, x.dtype if dtype is None else dtype, device=device or x.device)
 
 
-def zeros_like(x: Array, /, dtype: Any = None, *, device: str | Device | None = None) -> Array:
+def zeros_like(x: Any, /, dtype: Any = None, *, device: str | Device | None = None) -> Array:
     """Zeros of the shape, dtype and device of another array."""
     return full_like(x, 0, dtype, device=device)
 
 
-def ones_like(x: Array, /, dtype: Any = None, *, device: str | Device | None = None) -> Array:
+def ones_like(x: Any, /, dtype: Any = None, *, device: str | Device | None = None) -> Array:
     """Ones of the shape, dtype and device of another array."""
     return full_like(x, 1, dtype, device=device)
 
 
 def arange(
-    start: float,
+    start: Any,
     /,
-    stop: float | None = None,
-    step: float = 1,
+    stop: Any = None,
+    step: Any = 1,
     *,
     dtype: Any = None,
     device: str | Device | None = None,
@@ -101,36 +123,53 @@ def arange(
     >>> dr.arange(3)
     array([0, 1, 2])
     """
-    bounds = (0, start) if stop is None else (start, stop)
-    return asarray(np.arange(*bounds, step, dtype=dtype), device=device)
+    first, last = (0, start) if stop is None else (start, stop)
+    return asarray(np.arange(first, last, step, None if dtype is None else as_dtype(dtype)), device=device)
 
 
 def linspace(
-    start: float,
-    stop: float,
+    start: Any,
+    stop: Any,
     /,
-    num: int,
+    num: int = 50,
     *,
+    endpoint: bool = True,
     dtype: Any = None,
     device: str | Device | None = None,
-    endpoint: bool = True,
 ) -> Array:
-    """`num` values evenly spaced from `start` to `stop`."""
-    return asarray(np.linspace(start, stop, num, endpoint=endpoint, dtype=dtype), device=device)
+    """`num` values evenly spaced from `start` to `stop`.
+
+    >>> import dagrun as dr
+    >>> dr.linspace(0, 1, 5)
+    array([0.  , 0.25, 0.5 , 0.75, 1.  ])
+    """
+    final = None if dtype is None else as_dtype(dtype)
+    return asarray(np.linspace(start, stop, num, endpoint=endpoint, dtype=final), device=device)
 
 
 def eye(
-    n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: Any = None, device: str | Device | None = None
+    n_rows: int, n_cols: int | None = None, /, k: int = 0, *, dtype: Any = None, device: str | Device | None = None
 ) -> Array:
-    """Ones on diagonal `k`, zeros elsewhere."""
-    return asarray(np.eye(n_rows, n_cols, k=k, dtype=np.float64 if dtype is None else dtype), device=device)
+    """Ones on diagonal `k`, zeros elsewhere.
+
+    >>> import dagrun as dr
+    >>> dr.eye(2)
+    array([[1., 0.],
+           [0., 1.]])
+    """
+    made = zeros((n_rows, n_rows if n_cols is None else n_cols), dtype, device=device)
+    made.diagonal(k).fill(1)
+    return made
 
 
-def array(obj: Any, dtype: Any = None, *, device: str | Device | None = None) -> Array:
-    """An array of a copy of the data, as `numpy.array`."""
-    return asarray(obj, dtype, device=device, copy=True)
+def array(
+    obj: Any, dtype: Any = None, *, copy: bool | None = True, ndmin: int = 0, device: str | Device | None = None
+) -> Array:
+    """An array of a copy of the data, as `numpy.array`; `ndmin`: at least so many axes, new ones in front."""
+    made = asarray(obj, dtype, device=device, copy=copy or None)
+    return made[(None,) * max(0, ndmin - made.ndim)]
 
 
 def from_dlpack(x: Any, /, *, device: str | Device | None = None) -> Array:
     """An array of a copy of what another library exports through DLPack."""
-    return asarray(np.from_dlpack(x), device=device, copy=True)
+    return asarray(np.from_dlpack(x), device=device)

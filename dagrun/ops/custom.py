@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-
-from dagrun.array import Array, asarray
-from dagrun.array.array import _dtype
+from dagrun.array import Array, as_dtype, asarray
 from dagrun.core import device_index
-from dagrun.record import Operator, apply
-from dagrun.record.apply import common_device
+from dagrun.record import Operator, apply, common_device
 
 
 def custom_op(
@@ -40,7 +37,7 @@ def custom_op(
     if function is None:
         return lambda chosen: custom_op(chosen, infer=infer, grad=grad, name=name)
     body = function
-    title = name or getattr(body, "__name__", "custom_op")
+    title: str = name or getattr(body, "__name__", "custom_op")
 
     def specs(inputs: Sequence[Any], scalars: Sequence[Any], *, options: tuple[tuple[str, Any], ...]) -> Any:
         given = [(view.shape, view.dtype) for view in inputs]
@@ -48,7 +45,7 @@ def custom_op(
             return (given[0],)
         made = infer(*given, **dict(options))
         several = isinstance(made, list)
-        return tuple((tuple(shape), _dtype(dtype)) for shape, dtype in (made if several else [made]))
+        return tuple((tuple(shape), as_dtype(dtype)) for shape, dtype in (made if several else [made]))
 
     def compute(xp: Any, *arrays: Any, options: tuple[tuple[str, Any], ...]) -> Any:
         return body(*arrays, **dict(options))

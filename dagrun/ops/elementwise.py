@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,28 @@ import numpy as np
 from dagrun.array import Array, asarray, is_weak
 from dagrun.codegen.compiler import Unsupported
 from dagrun.codegen.elementwise import elementwise, elementwise_params
-from dagrun.codegen.expression import Expression
 from dagrun.core import device_index, native
 from dagrun.devices import Device
 from dagrun.ops.cutting import cut, outermost
-from dagrun.record import OVERWRITE, READ, WRITE, Body, Operand, Operator, apply, layout, scalar_kind, signature_for
-from dagrun.record.apply import common_device
+from dagrun.ops.promotion import Kind, Resolve, check_fits, scalar_dtype
+from dagrun.record import (
+    OVERWRITE,
+    READ,
+    WRITE,
+    Body,
+    Known,
+    Operand,
+    Operator,
+    common_device,
+    layout,
+    scalar_kind,
+    signature_for,
+    submit,
+)
 
-Weak = type[bool] | type[int] | type[float]
-Kind = np.dtype[Any] | Weak  # what promotion knows of an operand
+MOST_PLANS = 1 << 14  # of one sort; the least recently used go first
+
+Plan = tuple[Known, tuple[np.dtype[Any], ...]]  # a signature, and the dtypes of its per-call scalars
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,11 +42,13 @@ class Elementwise:
     """What an elementwise operator is made of.
 
     `resolve(kinds, out)` gives the dtype to compute in and that of the result (NumPy's loop), from the operands' dtypes
-    or weak Python types and, in place, the dtype of the target. `kernel` names the scalar function of `codegen`.
+    or weak Python types and, in place, the dtype of the target. `compares`: integers out of range are smaller or larger
+    than every element, not an error.
     """
 
     operator: Operator
-    resolve: Callable[[tuple[Kind, ...], np.dtype[Any] | None], tuple[np.dtype[Any], np.dtype[Any]]]
+    resolve: Resolve
+    compares: bool = False
 
 
 # ---- the operator record, from a scalar function
@@ -40,6 +56,13 @@ class Elementwise:
 
 def _infer(inputs: Sequence[Any], scalars: Sequence[Any], *, mask: tuple[bool, ...], compute: Any, result: Any) -> Any:
     return ((np.broadcast_shapes(*(view.shape for view in inputs)), result),)
+
+
+def fits(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    """Whether an array of a shape broadcasts to a target shape."""
+    return len(shape) <= len(target) and all(
+        own in (1, length) for own, length in zip(shape[::-1], target[::-1], strict=False)
+    )
 
 
 def broadcast_strides(view: Any, shape: Sequence[int]) -> tuple[int, ...]:
@@ -109,7 +132,7 @@ def _explain_power(code: int, details: tuple[int, ...]) -> tuple[type[Exception]
 
 
 def make(
-    name: str, function: Callable[..., Any], resolve: Callable[..., Any], kernel: str = "", grad: Any = None
+    name: str, function: Callable[..., Any], resolve: Resolve, kernel: str = "", *, compares: bool = False
 ) -> Elementwise:
     """An elementwise operator from its NumPy function and the name of its scalar function in `codegen`."""
 
@@ -119,48 +142,71 @@ def make(
             ordered = [xp.asarray(operand).astype(compute) for operand in ordered]
         return function(*ordered)
 
-    explain = _explain_power if kernel == "power" else None
-    return Elementwise(Operator(name, _infer, compute, _lower(kernel or name), explain, grad), resolve)
+    explain = _explain_power if name == "power" else None
+    return Elementwise(Operator(name, _infer, compute, _lower(kernel or name), explain), resolve, compares)
 
 
-def by_ufunc(ufunc: np.ufunc) -> Callable[..., tuple[np.dtype[Any] | None, np.dtype[Any]]]:
-    """Promotion as the NumPy function does it; the compute dtype is None where its loop mixes types."""
+# ---- plans: everything that follows from layouts and types, kept
 
-    @cache
-    def resolve(kinds: tuple[Kind, ...], out: np.dtype[Any] | None) -> tuple[np.dtype[Any] | None, np.dtype[Any]]:
-        *loop, result = ufunc.resolve_dtypes((*kinds, out), casting="same_kind")  # type: ignore[arg-type]
-        if result.kind not in "biuf" or result.itemsize > 8 or any(dtype.itemsize > 8 for dtype in loop):
-            raise TypeError(f"{ufunc.__name__} of {kinds} would be {result}, which is not supported")
-        return (loop[0] if all(dtype == loop[0] for dtype in loop) else None), result
 
-    return resolve
+def _kind(operand: Any) -> Kind:
+    if not isinstance(operand, type):
+        return operand.dtype  # type: ignore[no-any-return]
+    return np.dtype(operand) if operand is bool or issubclass(operand, np.generic) else operand
+
+
+def check_writable(target: Any) -> None:
+    """ValueError where elements of a target (an array or layout) share memory: it was broadcast."""
+    if 0 in target.strides and any(s == 0 and n > 1 for s, n in zip(target.strides, target.shape, strict=True)):
+        raise ValueError(
+            f"cannot write into an array of shape {target.shape} that was broadcast: elements share memory; use x.copy()"
+        )
+
+
+@lru_cache(MOST_PLANS)
+def plan(op: Elementwise, target: Any, *operands: Any) -> Plan:
+    """The signature of an operator on operands: layouts of arrays, types of scalars; `target`: a layout to write, or None."""
+    name = op.operator.name
+    arrays = tuple(operand for operand in operands if not isinstance(operand, type))
+    kinds = tuple(_kind(operand) for operand in operands)
+    if target is not None:
+        check_writable(target)
+        shape = np.broadcast_shapes(*(view.shape for view in arrays))
+        if not fits(shape, target.shape):
+            raise ValueError(f"{name}: a result of shape {shape} does not fit into an array of shape {target.shape}")
+    compute, result = op.resolve(kinds, None if target is None else target.dtype)
+    mask = tuple(isinstance(operand, type) for operand in operands)
+    scalars = tuple(scalar_dtype(kind, compute) for kind, is_scalar in zip(kinds, mask, strict=True) if is_scalar)
+    attributes = (("mask", mask), ("compute", compute), ("result", result))
+    outputs = None if target is None else (target,)
+    return signature_for(op.operator, arrays, scalars, outputs, attributes), scalars
 
 
 # ---- recording
 
 
-def kind_of(operand: Any) -> Kind:
-    return type(operand) if is_weak(operand) else operand.dtype
-
-
-def place(operands: Sequence[Any], name: str) -> tuple[list[Any], Device]:
-    """Operands as arrays and scalars, and the device they share: NumPy arrays and lists are copied to it."""
-    arrays = [operand for operand in operands if isinstance(operand, Array)]
-    if arrays:
-        where = common_device(name, arrays) if len(arrays) > 1 else arrays[0].device
-        return [
-            operand if isinstance(operand, (Array, np.generic)) or is_weak(operand) else asarray(operand, device=where)
-            for operand in operands
-        ], where
-    placed: list[Any] = [asarray(operands[0]), *operands[1:]]
-    return place(placed, name)
+def place(operands: Sequence[Any], name: str, where: Device | None = None) -> tuple[list[Any], Device]:
+    """Operands as arrays and scalars, at least one array, and the device they share: what is no array is copied to it."""
+    arrays = [operand for operand in operands if type(operand) is Array]
+    if not arrays:
+        return place([asarray(operands[0], device=where), *operands[1:]], name)
+    where = common_device(name, arrays) if len(arrays) > 1 else arrays[0].device
+    placed = []
+    for operand in operands:
+        if type(operand) is Array or is_weak(operand) or isinstance(operand, np.generic):
+            placed.append(operand)
+        elif isinstance(operand, (int, float)):  # a subclass, such as IntEnum
+            placed.append(int(operand) if isinstance(operand, int) else float(operand))
+        else:
+            placed.append(asarray(operand, device=where))
+    return placed, where
 
 
 def overlaps_elsewhere(array: Array, target: Array) -> bool:
     """Whether writing `target` element by element could change elements of `array` before they are read."""
-    if array._buffer != target._buffer or (
-        array._offset == target._offset and array.strides == target.strides and array.shape == target.shape
-    ):
+    if array._buffer != target._buffer or (array._offset == target._offset and array._layout is target._layout):
+        return False
+    if array._offset == target._offset and array.strides == target.strides and array.shape == target.shape:
         return False
     a_lo, a_hi, *_ = array._layout.region
     t_lo, t_hi, *_ = target._layout.region
@@ -168,65 +214,45 @@ def overlaps_elsewhere(array: Array, target: Array) -> bool:
 
 
 def record(op: Elementwise, *operands: Any, out: Array | None = None) -> Array:
-    """Records an elementwise operator; with `out` the result is written there, cast as NumPy's same_kind rule allows."""
-    placed, where = place(operands, op.operator.name)
-    kinds = tuple(kind_of(operand) for operand in placed)
+    """Records an elementwise operator; with `out` the result is written there, cast by NumPy's same_kind rule."""
+    name = op.operator.name
+    placed, where = place(operands, name, None if out is None else out.device)
     if out is not None:
-        common_device(op.operator.name, [out, *(operand for operand in placed if isinstance(operand, Array))])
-        shape = np.broadcast_shapes(*(operand.shape for operand in placed if isinstance(operand, Array)))
-        if np.broadcast_shapes(shape, out.shape) != out.shape:
-            raise ValueError(
-                f"{op.operator.name}: a result of shape {shape} does not fit into an array of shape {out.shape}"
-            )
-        placed = [copied(x) if isinstance(x, Array) and overlaps_elsewhere(x, out) else x for x in placed]
-    compute, result = op.resolve(kinds, None if out is None else out.dtype)
-    values, arrays, attributes, scalars = _call(op, placed, kinds, compute, result)
-    return apply(  # type: ignore[no-any-return]
-        op.operator,
-        arrays,
-        device_index(where),
-        scalars=scalars,
-        values=values,
-        outputs=None if out is None else (out,),
-        attributes=attributes,
+        if type(out) is not Array:
+            raise TypeError(f"{name}: out is a {type(out).__name__}, expected a dagrun array")
+        common_device(name, [out, *(x for x in placed if type(x) is Array)])
+        placed = [copied(x) if type(x) is Array and overlaps_elsewhere(x, out) else x for x in placed]
+    known, scalars = plan(
+        op, None if out is None else out._layout, *[x._layout if type(x) is Array else type(x) for x in placed]
     )
+    values: tuple[Any, ...] = ()
+    if scalars:
+        values = tuple(x for x in placed if type(x) is not Array)
+        try:
+            for value, dtype in zip(values, scalars, strict=True):
+                check_fits(value, dtype)
+        except OverflowError:
+            if not op.compares:
+                raise
+            far = [x if type(x) is Array else inf if x > 0 else -inf for x in placed]
+            return record(op, *far, out=out)
+    arrays = tuple(x for x in placed if type(x) is Array)
+    return submit(known, arrays, device_index(where), None if out is None else (out,), scalars, values)  # type: ignore[no-any-return]
 
 
-def _call(
-    op: Elementwise, placed: Sequence[Any], kinds: Sequence[Kind], compute: Any, result: Any
-) -> tuple[tuple[Any, ...], tuple[Any, ...], Any, Any]:
-    """Values of the scalars, arrays, attributes and dtypes of the scalars, as `apply` takes them."""
-    mask = tuple(not isinstance(operand, Array) for operand in placed)
-    arrays = tuple(operand for operand in placed if isinstance(operand, Array))
-    scalars: list[np.dtype[Any]] = []
-    values: list[Any] = []
-    for operand, kind in zip(placed, kinds, strict=True):
-        if isinstance(operand, Array):
-            continue
-        dtype = kind if isinstance(kind, np.dtype) else (compute if compute is not None else np.dtype(kind))
-        scalars.append(dtype)
-        values.append(checked_scalar(operand, dtype))
-    attributes = (("mask", mask), ("compute", compute), ("result", result))
-    return tuple(values), arrays, attributes, tuple(scalars)
-
-
-def checked_scalar(value: Any, dtype: np.dtype[Any]) -> Any:
-    """A Python scalar that fits its dtype. OverflowError, as NumPy's, where an integer does not."""
-    if dtype.kind in "iu" and isinstance(value, int):
-        limits = np.iinfo(dtype)
-        if not limits.min <= value <= limits.max:
-            raise OverflowError(
-                f"Python integer {value} out of bounds for {dtype}: expected {limits.min} to {limits.max}"
-            )
-    return value
+def record_unary(op: Elementwise, x: Any, out: Array | None = None) -> Array:
+    """`record` of one operand, on the short way where it is an array."""
+    if type(x) is Array and out is None:
+        known, _ = plan(op, None, x._layout)
+        return submit(known, (x,), device_index(x.device))  # type: ignore[no-any-return]
+    return record(op, x if type(x) is Array else asarray(x, device=None if out is None else out.device), out=out)
 
 
 # ---- copies and casts
 
 
 def _resolve_cast(kinds: tuple[Kind, ...], out: np.dtype[Any] | None) -> tuple[np.dtype[Any], np.dtype[Any]]:
-    (kind,) = kinds
-    source = kind if isinstance(kind, np.dtype) else np.dtype(kind)
+    source = np.dtype(kinds[0])
     return source, out if out is not None else source
 
 
@@ -235,35 +261,42 @@ COPY = make("copy", lambda x: x, _resolve_cast, "cast")
 FILL = make("fill", lambda x: x, _resolve_cast, "cast")
 
 
+@lru_cache(MOST_PLANS)
+def fill_plan(op: Elementwise, target: Any, kind: type) -> Plan:
+    """The signature that sets every element of a layout to a scalar of a type, cast in any way."""
+    check_writable(target)
+    if issubclass(kind, np.generic):
+        handed = np.dtype(kind)
+    else:
+        handed = np.dtype(np.float64) if kind is float and target.dtype.kind in "iu" else target.dtype
+    attributes = (("mask", (True,)), ("compute", handed), ("result", target.dtype))
+    return signature_for(op.operator, (), (handed,), (target,), attributes), (handed,)
+
+
+@lru_cache(MOST_PLANS)
+def _assignment(target: Any, source: Any) -> Known:
+    check_writable(target)
+    attributes = (("mask", (False,)), ("compute", source.dtype), ("result", target.dtype))
+    return signature_for(COPY.operator, (source,), (), (target,), attributes)
+
+
 def cast_into(source: Any, target: Array, op: Elementwise = COPY) -> None:
     """Records `target[...] = source` with a cast of any kind; source is an array that broadcasts, or a scalar."""
-    if isinstance(source, Array):
+    where = device_index(target.device)
+    if type(source) is Array:
+        common_device("assignment", (source, target))
         if overlaps_elsewhere(source, target):
             source = copied(source)
-        kind: Any = source.dtype
-        arrays, scalars, values, mask = (source,), (), (), (False,)
-        common_device(op.operator.name, [source, target])
-    else:
-        kind = source.dtype if isinstance(source, np.generic) else np.dtype(type(source))
-        if kind.kind == "i" and not isinstance(source, np.generic):
-            checked_scalar(source, target.dtype)
-            kind = target.dtype if target.dtype.kind in "iu" else kind
-        arrays, scalars, values, mask = (), (kind,), (source,), (True,)  # type: ignore[assignment]
-    attributes = (("mask", mask), ("compute", kind), ("result", target.dtype))
-    apply(
-        op.operator,
-        arrays,
-        device_index(target.device),
-        scalars=scalars,
-        values=values,
-        outputs=(target,),
-        attributes=attributes,
-    )
+        submit(_assignment(target._layout, source._layout), (source,), where, (target,))
+        return
+    known, scalars = fill_plan(op, target._layout, type(source))
+    check_fits(source, scalars[0])
+    submit(known, (), where, (target,), scalars, (source,))
 
 
 def copied(x: Array) -> Array:
     """A contiguous copy on the same device."""
-    return record(COPY, x)
+    return record_unary(COPY, x)
 
 
 # ---- the number slots: what runs when the native cache does not know the operands' layouts yet
@@ -271,13 +304,14 @@ def copied(x: Array) -> Array:
 
 _SLOTS: dict[int, Elementwise] = {}
 _OTHER_SLOTS: dict[int, Callable[..., Any]] = {}
+FIRST_FREE = 32  # numbers from here on belong to functions of two operands that are no number slots
 
 
 def slow_binary(number: int, left: Any, right: Any, in_place: bool) -> Any:
-    """Records the operator of a number slot and teaches the native cache its signature."""
-    other = right if isinstance(left, Array) else left
-    if not isinstance(other, (Array, np.generic, np.ndarray, list, tuple)) and not is_weak(other):
-        return NotImplemented
+    """Records the operator of a number and teaches the native cache its signature; NotImplemented for foreign operands."""
+    for operand in (left, right):
+        if not isinstance(operand, (Array, np.generic, np.ndarray, list, tuple, int, float)):
+            return NotImplemented
     if number in _OTHER_SLOTS:
         return _OTHER_SLOTS[number](left, right, in_place)
     op = _SLOTS[number]
@@ -288,16 +322,13 @@ def slow_binary(number: int, left: Any, right: Any, in_place: bool) -> Any:
 
 
 def _teach(number: int, op: Elementwise, left: Any, right: Any, target: Array | None) -> None:
-    if not all(isinstance(operand, Array) or is_weak(operand) for operand in (left, right)):
+    operands = (left, right)
+    arrays = [type(operand) is Array for operand in operands]
+    if not any(arrays) or not all(known or is_weak(operand) for known, operand in zip(arrays, operands, strict=True)):
         return
-    kinds = (kind_of(left), kind_of(right))
-    compute, result = op.resolve(kinds, None if target is None else target.dtype)
-    _, arrays, attributes, scalars = _call(op, (left, right), kinds, compute, result)
-    if any(scalar_kind(dtype)[0] == "-" for dtype in scalars):
-        return
-    outputs = None if target is None else (target._layout,)
-    signature, run = signature_for(op.operator, tuple(array._layout for array in arrays), scalars, outputs, attributes)
-    if run is None:
+    kinds = [x._layout if type(x) is Array else type(x) for x in operands]
+    (signature, run), scalars = plan(op, None if target is None else target._layout, *kinds)
+    if run is None and not (scalars and scalar_kind(scalars[0])[0] == "-"):
         native.install_binary(number, left, right, target is not None, signature)
 
 
@@ -310,4 +341,27 @@ def serve_slot(number: int, op: Elementwise | Callable[..., Any]) -> None:
 
 
 native.set_hooks(binary_slow=slow_binary)
-__all__ = ["Elementwise", "Expression", "by_ufunc", "cast_into", "copied", "make", "record", "serve_slot"]
+
+__all__ = [
+    "CAST",
+    "COPY",
+    "FILL",
+    "FIRST_FREE",
+    "MOST_PLANS",
+    "Elementwise",
+    "Plan",
+    "broadcast_strides",
+    "cast_into",
+    "check_writable",
+    "copied",
+    "elementwise_bodies",
+    "fill_plan",
+    "fits",
+    "make",
+    "overlaps_elsewhere",
+    "place",
+    "plan",
+    "record",
+    "record_unary",
+    "serve_slot",
+]

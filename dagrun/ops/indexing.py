@@ -1,253 +1,246 @@
-"""Indexing: views for slices, gathers and scatters for integer and boolean arrays, and assignment through all of them."""
+"""Indexing: views for integers and slices, gathers for integer and boolean arrays; `take`. Assignment: `assignment.py`."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from dagrun.array import Array, asarray, extend, is_weak
-from dagrun.core import device_index
-from dagrun.ops.elementwise import cast_into, copied, record
-from dagrun.ops.manipulation import _normal, broadcast_to, view
-from dagrun.ops.mathematics import WHERE
-from dagrun.record import Operator, apply
-from dagrun.record.apply import common_device
+from dagrun.array import Array, as_array, asarray, extend
+from dagrun.core import device_index, native
+from dagrun.ops.elementwise import MOST_PLANS
+from dagrun.ops.manipulation import normal_axis
+from dagrun.ops.reducing import take_bodies
+from dagrun.record import Operator, apply, common_device, layout
 
-# ---- basic indexing: integers, slices, None and ...
+# ---- basic indexing: integers, slices, None and ... select a view
 
-
-def _is_basic(item: Any) -> bool:
-    return (
-        item is None
-        or item is Ellipsis
-        or isinstance(item, (int, np.integer, slice))
-        and not isinstance(item, (bool, np.bool_))
-    )
+_BOUND = frozenset((int, type(None)))
+EVERYTHING = (None, None, None)  # a slice, in the hashable form
 
 
-def _expand(key: tuple[Any, ...], ndim: int) -> list[Any]:
-    """The key with ... and missing axes written out."""
-    if sum(item is Ellipsis for item in key) > 1:
-        raise IndexError("an index can only have a single ellipsis ('...')")
-    used = sum(_axes_of(item) for item in key)
+def _frozen_slice(item: slice) -> tuple[int | None, int | None, int | None]:
+    parts = item.start, item.stop, item.step
+    if type(parts[0]) in _BOUND and type(parts[1]) in _BOUND and type(parts[2]) in _BOUND:
+        return parts
+    start, stop, step = (None if part is None else operator.index(part) for part in parts)
+    return start, stop, step
+
+
+def basic_key(key: Any) -> tuple[Any, ...] | None:
+    """A key of integers, slices, None and ... in a hashable form, slices as tuples; None for any other key."""
+    frozen = []
+    for item in key if type(key) is tuple else (key,):
+        kind = type(item)
+        if kind is int or item is None or item is Ellipsis:
+            frozen.append(item)
+        elif kind is slice:
+            frozen.append(_frozen_slice(item))
+        elif kind in (bool, np.bool_, Array, np.ndarray, list, tuple) or not hasattr(item, "__index__"):
+            return None
+        else:
+            frozen.append(operator.index(item))
+    return tuple(frozen)
+
+
+def _expand(items: Sequence[Any], used: int, ndim: int, missing: Any) -> list[Any]:
+    """The items with ... and missing axes written out; `used`: axes that the items name."""
     if used > ndim:
         raise IndexError(f"too many indices: the array has {ndim} axes, but {used} were indexed")
-    missing: list[Any] = [slice(None)] * (ndim - used)
-    if not any(item is Ellipsis for item in key):
-        return [*key, *missing]
-    place = next(i for i, item in enumerate(key) if item is Ellipsis)
-    return [*key[:place], *missing, *key[place + 1 :]]
+    places = [i for i, item in enumerate(items) if item is Ellipsis]
+    if len(places) > 1:
+        raise IndexError("an index can only have a single ellipsis ('...')")
+    place = places[0] if places else len(items)
+    return [*items[:place], *[missing] * (ndim - used), *items[place + 1 :]]
 
 
-def _axes_of(item: Any) -> int:
-    if item is None or item is Ellipsis:
-        return 0
-    if isinstance(item, (bool, np.bool_)):
-        return 0
-    if isinstance(item, (Array, np.ndarray)) and item.dtype == np.bool_:
-        return int(item.ndim)
-    return 1
-
-
-def basic_view(x: Array, key: tuple[Any, ...]) -> Array:
-    """The view that integers, slices, None and ... select."""
+@lru_cache(MOST_PLANS)
+def _selected(base: Any, frozen: tuple[Any, ...]) -> tuple[Any, int]:
+    """Layout of the view that a basic key selects, and the bytes from the array's first element to the view's."""
     shape: list[int] = []
     strides: list[int] = []
     offset, axis = 0, 0
-    for item in _expand(key, x.ndim):
+    used = sum(item is not None and item is not Ellipsis for item in frozen)
+    for item in _expand(frozen, used, base.ndim, EVERYTHING):
         if item is None:
             shape.append(1)
             strides.append(0)
             continue
-        length, stride = x.shape[axis], x.strides[axis]
-        if isinstance(item, slice):
-            start, stop, step = item.indices(length)
+        length, stride = base.shape[axis], base.strides[axis]
+        if isinstance(item, tuple):
+            start, stop, step = slice(*item).indices(length)
             count = len(range(start, stop, step))
             shape.append(count)
             strides.append(stride * step)
             offset += start * stride if count else 0
         else:
-            index = operator.index(item)
-            if not -length <= index < length:
-                raise IndexError(f"index {index} is out of bounds for axis {axis} with size {length}")
-            offset += (index % length) * stride
+            if not -length <= item < length:
+                raise IndexError(f"index {item} is out of bounds for axis {axis} with size {length}")
+            offset += (item % length) * stride
         axis += 1
-    return view(x, tuple(shape), tuple(strides), offset)
+    return layout(base.dtype, tuple(shape), tuple(strides)), offset
 
 
-# ---- advanced indexing
+def basic_view(x: Array, frozen: tuple[Any, ...]) -> Array:
+    """The view that a basic key, in its hashable form, selects."""
+    final, offset = _selected(x._layout, frozen)
+    return native.view(x, final, x._offset + offset)  # type: ignore[no-any-return]
 
 
-def _index_shape(shape: tuple[int, ...], key: tuple[Any, ...]) -> tuple[int, ...]:
-    """The shape that NumPy's rules give; index values do not matter, so all are zero here."""
-    probe = np.lib.stride_tricks.as_strided(np.empty((), np.uint8), shape, (0,) * len(shape))
-    plain = tuple(np.zeros(item, np.intp) if isinstance(item, tuple) else _thaw(item) for item in key)
-    if any(isinstance(item, tuple) for item in key) and 0 in shape:
-        probe = np.lib.stride_tricks.as_strided(np.empty((), np.uint8), tuple(n or 1 for n in shape), (0,) * len(shape))
-    return probe[plain].shape
+# ---- advanced indexing: integer and boolean arrays
 
 
-def _freeze(item: Any) -> Any:
-    return ("slice", item.start, item.stop, item.step) if isinstance(item, slice) else item
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A key with index arrays: what is known of it when it is recorded, and the arrays themselves.
+
+    `pattern` is hashable: integers, slices as tuples, None, ..., ("bool", b), and ("array", axis) for each index array.
+    """
+
+    pattern: tuple[Any, ...]
+    arrays: tuple[Array, ...]
 
 
-def _thaw(item: Any) -> Any:
-    return slice(*item[1:]) if isinstance(item, tuple) and item and item[0] == "slice" else item
+def _is_array(item: Any) -> bool:
+    return type(item) is tuple and len(item) == 2 and item[0] == "array"
 
 
-def _with_arrays(frozen: tuple[Any, ...], indices: Sequence[Any]) -> tuple[Any, ...]:
-    """The key again: places that hold ("array",) take the index arrays in order."""
+def _numpy_key(pattern: tuple[Any, ...], indices: Sequence[Any]) -> tuple[Any, ...]:
+    """The key as NumPy takes it, with these index arrays."""
     rest = iter(indices)
-    return tuple(next(rest) if item == ("array",) else _thaw(item) for item in frozen)
+    return tuple(
+        item
+        if type(item) is not tuple
+        else next(rest)
+        if _is_array(item)
+        else item[1]
+        if len(item) == 2
+        else slice(*item)
+        for item in pattern
+    )
 
 
-def _infer_get(inputs: Sequence[Any], scalars: Sequence[Any], *, key: tuple[Any, ...]) -> Any:
-    x, *indices = inputs
-    shapes = iter(index.shape for index in indices)
-    resolved = tuple(next(shapes) if item == ("array",) else item for item in key)
-    if 0 in x.shape and any(0 not in index.shape for index in indices):
-        axis = next(i for i, n in enumerate(x.shape) if n == 0)
-        raise IndexError(f"index is out of bounds for axis {axis} with size 0")
-    return ((_index_shape(x.shape, resolved), x.dtype),)
+def selected_shape(base: Any, pattern: tuple[Any, ...], indices: Sequence[Any]) -> tuple[int, ...]:
+    """The shape that NumPy's rules give. Values do not matter yet: a probe without memory is indexed with zeros."""
+    lengths = list(base.shape)
+    for item in pattern:
+        if _is_array(item):
+            lengths[item[1]] = max(1, lengths[item[1]])
+    probe = np.broadcast_to(np.empty((), np.bool_), lengths)
+    return probe[_numpy_key(pattern, [np.zeros(index.shape, np.intp) for index in indices])].shape
 
 
-GET = Operator("getitem", _infer_get, lambda xp, x, *indices, key: x[_with_arrays(key, indices)])
+GET = Operator(
+    "getitem",
+    lambda inputs, scalars, *, pattern: ((selected_shape(inputs[0], pattern, inputs[1:]), inputs[0].dtype),),
+    lambda xp, x, *indices, pattern: x[_numpy_key(pattern, indices)],
+)
 
 
-def _compute_set(xp: Any, target: Any, *rest: Any, key: tuple[Any, ...], has_value: bool) -> None:
-    indices, value = (rest[:-1], rest[-1])
-    del has_value
-    target[_with_arrays(key, indices)] = value
+def _index_of(item: Any, x: Array) -> Any:
+    """One item of an advanced key: an int, a frozen slice, None, ..., a bool, or an array of integers or booleans."""
+    basic = basic_key(item) if type(item) is not tuple else None
+    if basic is not None:
+        return basic[0]
+    if isinstance(item, (bool, np.bool_)):
+        return bool(item)
+    index: Any = item
+    if not isinstance(item, (Array, np.ndarray)):
+        index = np.asarray(item)
+        index = index if index.size else index.astype(np.intp)
+    if index.dtype.kind not in "iub":
+        raise IndexError(
+            f"{item!r} is no index: expected integers, slices, ..., None, or arrays of integers or booleans"
+        )
+    if index.dtype.kind == "b":
+        return index if index.ndim else bool(index)
+    index = asarray(index, device=x.device) if not isinstance(index, Array) else index
+    return index.astype(np.int64) if index.dtype == np.uint64 else index
 
 
-SET = Operator("setitem", lambda inputs, scalars, **attributes: (), _compute_set, updates=True)
+def _axes_of(index: Any) -> int:
+    if index is None or index is Ellipsis or isinstance(index, bool):
+        return 0
+    return index.ndim if isinstance(index, (Array, np.ndarray)) and index.dtype == np.bool_ else 1  # type: ignore[no-any-return]
 
 
-def _split_key(x: Array, key: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Array, ...]]:
-    """A key as a hashable pattern and its index arrays. Boolean arrays become the positions they select: that waits."""
+def selection(x: Array, key: Any) -> Selection:
+    """A key with index arrays, taken apart. Boolean arrays become the positions they select: that waits for them."""
+    items = [_index_of(item, x) for item in (key if isinstance(key, tuple) else (key,))]
     pattern: list[Any] = []
     arrays: list[Array] = []
     axis = 0
-    for item in key:
-        if _is_basic(item):
-            pattern.append(_freeze(int(item) if isinstance(item, np.integer) else item))
-            axis += 0 if item is None or item is Ellipsis else 1
-            continue
-        index = (
-            item
-            if isinstance(item, Array)
-            else asarray(np.asarray(item) if np.size(item) else np.asarray(item, np.intp), device=x.device)
-        )
-        if index.dtype == np.bool_:
-            mask = index.numpy()
-            for place, length in enumerate(mask.shape):
-                if (
-                    axis + place < x.ndim
-                    and Ellipsis not in key[: key.index(item) if not isinstance(item, (Array, np.ndarray)) else 0]
-                    and x.shape[axis + place] != length
-                ):
-                    raise IndexError(
-                        f"boolean index of shape {mask.shape} did not match the array of shape {x.shape}: "
-                        f"axis {axis + place} has size {x.shape[axis + place]}, the mask {length}"
-                    )
-            if mask.ndim == 0:
-                raise IndexError("a boolean scalar index is not supported: use x[None] or an array of booleans")
-            for positions in np.nonzero(mask):
-                pattern.append(("array",))
+    used = sum(map(_axes_of, items))
+    _expand([item if item is Ellipsis else 0 for item in items], used, x.ndim, 0)
+    for item in items:
+        if item is Ellipsis:
+            axis += x.ndim - used
+        if isinstance(item, bool):
+            pattern.append(("bool", item))
+        elif isinstance(item, (Array, np.ndarray)) and item.dtype == np.bool_:
+            for positions in _positions(x, item, axis):
+                pattern.append(("array", axis))
                 arrays.append(asarray(positions, device=x.device))
-            axis += mask.ndim
-            continue
-        if index.dtype.kind not in "iu":
-            raise IndexError(f"arrays used as indices must be of integer or boolean type, not {index.dtype}")
-        if index.device is not x.device:
-            common_device("indexing", [x, index])
-        pattern.append(("array",))
-        arrays.append(index)
-        axis += 1
-    return tuple(pattern), tuple(arrays)
+                axis += 1
+        elif isinstance(item, Array):
+            common_device("indexing", (x, item))
+            pattern.append(("array", axis))
+            arrays.append(item)
+            axis += 1
+        else:
+            pattern.append(item)
+            axis += _axes_of(item)
+    return Selection(tuple(pattern), tuple(arrays))
 
 
-def _normal_key(key: Any) -> tuple[Any, ...]:
-    return key if isinstance(key, tuple) else (key,)
+def _positions(x: Array, mask: Any, axis: int) -> tuple[np.ndarray[Any, Any], ...]:
+    own = x.shape[axis : axis + mask.ndim]
+    if own != mask.shape:
+        place, (size, length) = next(
+            (i, pair) for i, pair in enumerate(zip(own, mask.shape, strict=True)) if len(set(pair)) > 1
+        )
+        raise IndexError(
+            f"boolean index of shape {mask.shape} does not match the array of shape {x.shape}: "
+            f"axis {axis + place} has size {size}, the mask {length}"
+        )
+    return np.nonzero(mask.numpy(copy=False) if isinstance(mask, Array) else mask)
+
+
+def single_axis(x: Array, chosen: Selection) -> tuple[Array, int] | None:
+    """Where one index array and basic items around it do: the view that these select, and the array's axis in it.
+
+    Integers count as index arrays in NumPy's rules: they must stand next to the array, or the axes are ordered anew.
+    """
+    pattern = chosen.pattern
+    if len(chosen.arrays) != 1 or any(type(item) is tuple and item[0] == "bool" for item in pattern):
+        return None
+    place = next(i for i, item in enumerate(pattern) if _is_array(item))
+    fancy = [i for i, item in enumerate(pattern) if type(item) is int or i == place]
+    if fancy[-1] - fancy[0] + 1 != len(fancy):
+        return None
+    view = basic_view(x, (*pattern[:place], EVERYTHING, *pattern[place + 1 :]))
+    after = sum(type(item) is not int for item in pattern[place + 1 :])
+    if Ellipsis in pattern[:place]:
+        return view, view.ndim - 1 - after
+    return view, sum(type(item) is not int for item in pattern[:place])
 
 
 def getitem(x: Array, key: Any, /) -> Array:
     """x[key]: a view for integers, slices, None and ...; a copy for integer arrays; boolean arrays wait for their values."""
-    items = _normal_key(key)
-    if all(_is_basic(item) for item in items):
-        return basic_view(x, items)
-    pattern, arrays = _split_key(x, items)
-    _expand(items, x.ndim)
-    if len(arrays) == 1 and all(
-        item == ("array",) or item == ("slice", None, None, None) or item is Ellipsis for item in pattern
-    ):
-        axis = _single_axis(pattern, x.ndim)
-        return take(x, arrays[0], axis=axis)
-    return apply(GET, (x, *arrays), device_index(x.device), attributes=(("key", pattern),))  # type: ignore[no-any-return]
-
-
-def _single_axis(pattern: tuple[Any, ...], ndim: int) -> int:
-    place = pattern.index(("array",))
-    if Ellipsis in pattern[:place]:
-        return ndim - (len(pattern) - place)
-    return place
-
-
-def setitem(x: Array, key: Any, value: Any) -> None:
-    """x[key] = value, in place, cast to x's dtype; the value broadcasts to the selected shape."""
-    items = _normal_key(key)
-    if not (isinstance(value, (Array, np.generic)) or is_weak(value)):
-        value = asarray(value, device=x.device)
-    if all(_is_basic(item) for item in items):
-        target = basic_view(x, items)
-        if isinstance(value, Array):
-            while value.ndim > target.ndim and value.shape[0] == 1:
-                value = basic_view(value, (0,))
-            if np.broadcast_shapes(value.shape, target.shape) != target.shape:
-                raise ValueError(
-                    f"could not broadcast a value of shape {value.shape} into a selection of shape {target.shape}"
-                )
-        cast_into(value, target)
-        return
-    if len(items) == 1 and _is_mask(items[0], x) and (not isinstance(value, Array) or value.size == 1):
-        _set_where(x, items[0], value)
-        return
-    pattern, arrays = _split_key(x, items)
-    _expand(items, x.ndim)
-    if not isinstance(value, Array):
-        value = asarray(value, x.dtype, device=x.device) if is_weak(value) else asarray(value, device=x.device)
-    shape = _infer_get((x._layout, *(index._layout for index in arrays)), (), key=pattern)[0][0]
-    while value.ndim > len(shape) and value.shape[0] == 1:
-        value = basic_view(value, (0,))
-    if np.broadcast_shapes(value.shape, shape) != shape:
-        raise ValueError(f"could not broadcast a value of shape {value.shape} into a selection of shape {shape}")
-    common_device("setitem", [x, *arrays, value])
-    if value._buffer == x._buffer:
-        value = copied(value)
-    apply(
-        SET, (*arrays, value), device_index(x.device), outputs=(x,), attributes=(("key", pattern), ("has_value", True))
-    )
-
-
-def _is_mask(item: Any, x: Array) -> bool:
-    return isinstance(item, (Array, np.ndarray)) and item.dtype == np.bool_ and item.shape == x.shape
-
-
-def _set_where(x: Array, mask: Any, value: Any) -> None:
-    """x[mask] = scalar needs no positions, so it does not wait for the mask."""
-    if not isinstance(mask, Array):
-        mask = asarray(mask, device=x.device)
-    if isinstance(value, Array):
-        value = broadcast_to(value.reshape(()), ())
-        value = value.astype(x.dtype, copy=False)
-    else:
-        value = (
-            np.asarray(value).astype(x.dtype)[()] if not is_weak(value) else asarray(value, x.dtype, device=x.device)
-        )
-    record(WHERE, mask, value, x, out=x)
+    frozen = basic_key(key)
+    if frozen is not None:
+        final, offset = _selected(x._layout, frozen)
+        return native.view(x, final, x._offset + offset)  # type: ignore[no-any-return]
+    chosen = selection(x, key)
+    simple = single_axis(x, chosen)
+    if simple is not None:
+        return _take(simple[0], chosen.arrays[0], simple[1])
+    attributes = (("pattern", chosen.pattern),)
+    return apply(GET, (x, *chosen.arrays), device_index(x.device), attributes=attributes)  # type: ignore[no-any-return]
 
 
 # ---- take
@@ -265,11 +258,27 @@ def _infer_take(inputs: Sequence[Any], scalars: Sequence[Any], *, axis: int) -> 
     return (((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]), x.dtype),)
 
 
-TAKE = Operator("take", _infer_take, lambda xp, x, indices, axis: xp.take(x, indices, axis=axis), None, _explain_take)
+TAKE = Operator(
+    "take", _infer_take, lambda xp, x, indices, axis: xp.take(x, indices, axis=axis), take_bodies, _explain_take
+)
 
 
-def take(x: Array, indices: Any, /, *, axis: int | None = None) -> Array:
-    """Elements at integer `indices` along an axis (of the flattened array where it is None); negative ones count from the end.
+def _take(x: Array, index: Array, axis: int) -> Array:
+    return apply(TAKE, (x, index), device_index(x.device), attributes=(("axis", axis),))  # type: ignore[no-any-return]
+
+
+def _integers(indices: Any, x: Array, name: str) -> Array:
+    index = indices if isinstance(indices, Array) else asarray(indices, device=x.device)
+    if index.dtype.kind not in "iu":
+        if index.size or isinstance(indices, Array):
+            raise TypeError(f"{name}: indices are {index.dtype}, expected integers")
+        index = index.astype(np.int64)
+    common_device(name, (x, index))
+    return index.astype(np.int64) if index.dtype == np.uint64 else index
+
+
+def take(x: Any, indices: Any, /, axis: int | None = None) -> Array:
+    """Elements at integer `indices` along an axis (of the flattened array where it is None); negative ones count back.
 
     An index out of range fails when the values are computed: IndexError at the wait, with this line.
 
@@ -277,19 +286,43 @@ def take(x: Array, indices: Any, /, *, axis: int | None = None) -> Array:
         >>> dr.take(dr.asarray([10, 20, 30]), dr.asarray([2, 0]))
         array([30, 10])
     """
+    x = as_array(x)
     if axis is None:
         x, axis = x.reshape(-1), 0
-    index = indices if isinstance(indices, Array) else asarray(indices, device=x.device)
-    if index.dtype.kind not in "iu":
-        raise TypeError(f"take: indices are {index.dtype}, expected integers")
-    place = _normal(axis, x.ndim, "take")
-    where = common_device("take", [x, index])
-    return apply(TAKE, (x, index), device_index(where), attributes=(("axis", place),))  # type: ignore[no-any-return]
+    return _take(x, _integers(indices, x, "take"), normal_axis(axis, x.ndim, "take"))
 
 
-def nonzero(x: Array, /) -> tuple[Array, ...]:
-    """Positions of the elements that are not zero, an array for each axis. Their number depends on values: this waits."""
-    return tuple(asarray(positions, device=x.device) for positions in np.nonzero(x.numpy(copy=False)))
+TAKE_ALONG = Operator(
+    "take_along_axis",
+    lambda inputs, scalars, axis: (
+        (
+            np.broadcast_shapes(
+                (*inputs[0].shape[:axis], 1, *inputs[0].shape[axis + 1 :]),
+                inputs[1].shape,
+            ),
+            inputs[0].dtype,
+        ),
+    ),
+    lambda xp, x, indices, axis: xp.take_along_axis(x, indices, axis),
+)
 
 
-extend(__getitem__=getitem, __setitem__=setitem, take=take, nonzero=nonzero)
+def take_along_axis(x: Any, indices: Any, /, axis: int = -1) -> Array:
+    """Elements at the indices that another array of the same number of axes, such as `argsort`'s, holds along one axis.
+
+    An index out of range fails when the values are computed: IndexError at the wait.
+
+        >>> import dagrun as dr
+        >>> dr.take_along_axis(dr.asarray([[3, 1], [2, 9]]), dr.asarray([[1], [0]]), 1)
+        array([[1],
+               [2]])
+    """
+    x = as_array(x)
+    index = _integers(indices, x, "take_along_axis")
+    if index.ndim != x.ndim:
+        raise ValueError(f"take_along_axis: {index.ndim} axes of indices and {x.ndim} of values, expected the same")
+    place = normal_axis(axis, x.ndim, "take_along_axis")
+    return apply(TAKE_ALONG, (x, index), device_index(x.device), attributes=(("axis", place),))  # type: ignore[no-any-return]
+
+
+extend(__getitem__=getitem, take=take)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from dagrun.array import Array, asarray, extend, is_weak
+from dagrun.array import Array, as_array, asarray, extend, is_weak
 from dagrun.core import device_index
-from dagrun.ops.elementwise import cast_into, overlaps_elsewhere, serve_slot
-from dagrun.ops.manipulation import _normal, expand_dims, moveaxis, permute_dims, reshape
+from dagrun.devices import Device
+from dagrun.ops.elementwise import cast_into, check_writable, fits, serve_slot
+from dagrun.ops.manipulation import expand_dims, moveaxis, normal_axis, permute_dims, ravel, reshape
 from dagrun.ops.products import product_bodies
-from dagrun.record import Operator, apply
-from dagrun.record.apply import common_device
+from dagrun.record import Operator, apply, common_device
 
 
 def _infer(inputs: Sequence[Any], scalars: Sequence[Any], *, result: Any) -> Any:
@@ -33,6 +35,12 @@ def _lower(outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any]
 MATMUL = Operator("matmul", _infer, _compute, _lower)
 
 
+def _operands(x1: Any, x2: Any, name: str) -> tuple[Array, Array, Device]:
+    first = next((x.device for x in (x1, x2) if isinstance(x, Array)), None)
+    a, b = (x if isinstance(x, Array) else asarray(x, device=first) for x in (x1, x2))
+    return a, b, common_device(name, (a, b))
+
+
 def matmul(x1: Any, x2: Any, /, *, out: Array | None = None) -> Array:
     """The matrix product; vectors as in NumPy, leading axes broadcast.
 
@@ -44,42 +52,46 @@ def matmul(x1: Any, x2: Any, /, *, out: Array | None = None) -> Array:
         array([[3., 3.],
                [3., 3.]])
     """
-    first = next((x.device for x in (x1, x2) if isinstance(x, Array)), None)
-    a, b = (x if isinstance(x, Array) else asarray(x, device=first) for x in (x1, x2))
-    where = common_device("matmul", [a, b])
+    a, b, where = _operands(x1, x2, "matmul")
     if a.ndim == 0 or b.ndim == 0:
         raise ValueError(f"matmul: shapes {a.shape} and {b.shape}: expected at least one axis each; use * for scalars")
     inner = b.shape[-2] if b.ndim > 1 else b.shape[0]
     if a.shape[-1] != inner:
         raise ValueError(f"matmul: shapes {a.shape} and {b.shape} do not fit: {a.shape[-1]} columns, {inner} rows")
-    left, right = (expand_dims(a, 0) if a.ndim == 1 else a), (expand_dims(b, 1) if b.ndim == 1 else b)
-    result = np.result_type(a.dtype, b.dtype)
-    if left.dtype != result and result.kind == "f":
-        left = left.astype(result)
-    if right.dtype != result and result.kind == "f":
-        right = right.astype(result)
-    target = None
     if out is not None:
-        if (
-            a.ndim == 1
-            or b.ndim == 1
-            or out.dtype != result
-            or overlaps_elsewhere(a, out)
-            or out._buffer in (a._buffer, b._buffer)
-        ):
-            cast_into(matmul(a, b), out)
+        return _matmul_into(a, b, out)
+    result = a.dtype if a.dtype == b.dtype else np.result_type(a.dtype, b.dtype)
+    left, right = (expand_dims(a, 0) if a.ndim == 1 else a), (expand_dims(b, 1) if b.ndim == 1 else b)
+    product: Array = _product(left, right, result, where)
+    if a.ndim > 1 < b.ndim:
+        return product
+    return reshape(product, product.shape[:-2] + product.shape[-2:][a.ndim == 1 : 1 + (b.ndim > 1)])
+
+
+def _product(left: Array, right: Array, result: np.dtype[Any], where: Device, out: Array | None = None) -> Any:
+    if result.kind == "f":  # what BLAS takes
+        left, right = left.astype(result, copy=False), right.astype(result, copy=False)
+    outputs = None if out is None else (out,)
+    return apply(MATMUL, (left, right), device_index(where), outputs=outputs, attributes=(("result", result),))
+
+
+def _matmul_into(a: Array, b: Array, out: Array) -> Array:
+    """The product written into an array: at once where nothing stands in the way, else computed apart and copied."""
+    where = common_device("matmul", (a, b, out))
+    result = np.result_type(a.dtype, b.dtype)
+    if not np.can_cast(result, out.dtype, "same_kind"):
+        raise TypeError(f"matmul: a result of {result} cannot be cast to {out.dtype} by the same_kind rule")
+    check_writable(out)
+    if a.ndim > 1 < b.ndim and out.dtype == result and out._buffer not in (a._buffer, b._buffer):
+        ((shape, _),) = _infer((a, b), (), result=result)
+        if out.shape == shape:
+            _product(a, b, result, where, out)
             return out
-        expected = _infer((left._layout, right._layout), (), result=result)[0][0]
-        if out.shape != expected:
-            raise ValueError(f"matmul: a result of shape {expected} does not fit into an array of shape {out.shape}")
-        common_device("matmul", [a, out])
-        target = (out,)
-    product = apply(MATMUL, (left, right), device_index(where), outputs=target, attributes=(("result", result),))
-    if a.ndim == 1 and b.ndim == 1:
-        return reshape(product, ())
-    if a.ndim == 1:
-        return reshape(product, (*product.shape[:-2], product.shape[-1]))
-    return reshape(product, product.shape[:-1]) if b.ndim == 1 else product  # type: ignore[no-any-return]
+    product = matmul(a, b)
+    if not fits(product.shape, out.shape):
+        raise ValueError(f"matmul: a result of shape {product.shape} does not fit into an array of shape {out.shape}")
+    cast_into(product, out)
+    return out
 
 
 def _matmul_slot(left: Any, right: Any, in_place: bool) -> Any:
@@ -91,50 +103,82 @@ def _matmul_slot(left: Any, right: Any, in_place: bool) -> Any:
 serve_slot(7, _matmul_slot)
 
 
-def vecdot(x1: Array, x2: Array, /, *, axis: int = -1) -> Array:
-    """The dot products of vectors along an axis."""
-    a = moveaxis(x1, axis, -1)
-    b = moveaxis(x2, axis, -1)
+def vecdot(x1: Any, x2: Any, /, *, axis: int = -1) -> Array:
+    """The dot products of vectors along an axis; the other axes broadcast.
+
+    >>> import dagrun as dr
+    >>> dr.vecdot(dr.asarray([[1, 2], [3, 4]]), dr.asarray([1, 1]))
+    array([3, 7])
+    """
+    a, b, _ = _operands(x1, x2, "vecdot")
+    a, b = moveaxis(a, axis, -1), moveaxis(b, axis, -1)
     product = matmul(expand_dims(a, -2), expand_dims(b, -1))
     return reshape(product, product.shape[:-2])
 
 
 def dot(x1: Any, x2: Any, /) -> Array:
-    """NumPy's dot for arrays of up to two axes, and scalars: inner product, matrix product, or product with a scalar."""
-    a, b = (x if isinstance(x, Array) or is_weak(x) else asarray(x) for x in (x1, x2))
-    if is_weak(a) or is_weak(b) or a.ndim == 0 or b.ndim == 0:
-        return a * b  # type: ignore[no-any-return]
+    """NumPy's dot: inner product of vectors, matrix product, product with a scalar, or sum over last and last but one axis.
+
+    >>> import dagrun as dr
+    >>> dr.dot(dr.asarray([1, 2]), dr.asarray([3, 4])).item()
+    11
+    """
+    a, b, _ = _operands(x1, x2, "dot")
+    if a.ndim == 0 or b.ndim == 0:
+        return a * b
     if b.ndim > 2:
         return tensordot(a, b, axes=((a.ndim - 1,), (b.ndim - 2,)))
     return matmul(a, b)
 
 
-def tensordot(x1: Array, x2: Array, /, *, axes: int | tuple[Sequence[int], Sequence[int]] = 2) -> Array:
-    """The sum of products over pairs of axes: the last and first `axes`, or the two lists given."""
-    if isinstance(axes, int):
-        pairs = (list(range(x1.ndim - axes, x1.ndim)), list(range(axes)))
+def inner(x1: Any, x2: Any, /) -> Array:
+    """The sum of products over the last axes of both."""
+    a, b, _ = _operands(x1, x2, "inner")
+    if a.ndim == 0 or b.ndim == 0:
+        return a * b
+    return tensordot(a, b, axes=((-1,), (-1,)))
+
+
+def tensordot(x1: Any, x2: Any, /, axes: int | Sequence[Any] = 2) -> Array:
+    """The sum of products over pairs of axes: the last and first `axes`, or the two lists given.
+
+    >>> import dagrun as dr
+    >>> dr.tensordot(dr.ones((2, 3, 4)), dr.ones((3, 4, 5))).shape
+    (2, 5)
+    """
+    a, b, _ = _operands(x1, x2, "tensordot")
+    if isinstance(axes, Sequence):
+        first, second = (tuple(part) if isinstance(part, Sequence) else (part,) for part in axes)
+        own = tuple(normal_axis(i, a.ndim, "tensordot") for i in first)
+        other = tuple(normal_axis(i, b.ndim, "tensordot") for i in second)
     else:
-        pairs = (
-            [_normal(i, x1.ndim, "tensordot") for i in axes[0]],
-            [_normal(i, x2.ndim, "tensordot") for i in axes[1]],
-        )
-    if len(pairs[0]) != len(pairs[1]) or any(x1.shape[i] != x2.shape[j] for i, j in zip(*pairs, strict=True)):
-        raise ValueError(f"tensordot: shapes {x1.shape} and {x2.shape} do not fit over axes {axes}")
-    kept1 = [i for i in range(x1.ndim) if i not in pairs[0]]
-    kept2 = [i for i in range(x2.ndim) if i not in pairs[1]]
-    length = int(np.prod([x1.shape[i] for i in pairs[0]], dtype=np.int64))
-    a = reshape(
-        permute_dims(x1, kept1 + pairs[0]), (-1 if length else int(np.prod([x1.shape[i] for i in kept1])), length)
-    )
-    b = reshape(
-        permute_dims(x2, pairs[1] + kept2), (length, -1 if length else int(np.prod([x2.shape[i] for i in kept2])))
-    )
-    return reshape(matmul(a, b), (*(x1.shape[i] for i in kept1), *(x2.shape[i] for i in kept2)))
+        count = operator.index(axes)
+        own, other = tuple(range(a.ndim - count, a.ndim)), tuple(range(count))
+    if (
+        len(own) != len(other)
+        or min((0, *own)) < 0
+        or max((0, *other)) >= max(b.ndim, 1)
+        or any(a.shape[i] != b.shape[j] for i, j in zip(own, other, strict=True))
+    ):
+        raise ValueError(f"tensordot: shapes {a.shape} and {b.shape} do not fit over axes {axes}")
+    kept_a = tuple(i for i in range(a.ndim) if i not in own)
+    kept_b = tuple(i for i in range(b.ndim) if i not in other)
+    rows, columns = tuple(a.shape[i] for i in kept_a), tuple(b.shape[i] for i in kept_b)
+    length = prod([a.shape[i] for i in own])
+    left = reshape(permute_dims(a, kept_a + own), (prod(rows), length))
+    right = reshape(permute_dims(b, other + kept_b), (length, prod(columns)))
+    return reshape(matmul(left, right), rows + columns)
 
 
-def outer(x1: Array, x2: Array, /) -> Array:
-    """The outer product of two vectors."""
-    return reshape(x1, (-1, 1)) * reshape(x2, (1, -1))
+def outer(x1: Any, x2: Any, /) -> Array:
+    """The products of all pairs of elements of two vectors.
+
+    >>> import dagrun as dr
+    >>> dr.outer([1, 2], [3, 4])
+    array([[3, 4],
+           [6, 8]])
+    """
+    return expand_dims(ravel(as_array(x1)), 1) * expand_dims(ravel(as_array(x2)), 0)
 
 
 extend(dot=dot)

@@ -1,19 +1,22 @@
-"""Shapes: views where strides allow it (reshape, transpose, broadcast), copies where not (concatenate, stack, repeat)."""
+"""Shapes: views of the same memory with other axes. Only `reshape` and what is made of it copies, where no view will do."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
+from numpy.exceptions import AxisError
 
-from dagrun.array import Array, asarray, extend
-from dagrun.codegen.elementwise import elementwise, elementwise_params
-from dagrun.core import device_index, native
-from dagrun.ops.elementwise import COPY, cast_into, record
-from dagrun.record import OVERWRITE, READ, WRITE, Body, Operand, Operator, apply, layout
-from dagrun.record.apply import common_device
+from dagrun.array import Array, as_array, extend
+from dagrun.core import native
+from dagrun.ops.elementwise import MOST_PLANS, cast_into, copied, fits
+from dagrun.record import layout
+
+Axes = int | Sequence[int]
 
 
 def view(x: Array, shape: tuple[int, ...], strides: tuple[int, ...], offset: int = 0) -> Array:
@@ -21,37 +24,97 @@ def view(x: Array, shape: tuple[int, ...], strides: tuple[int, ...], offset: int
     return native.view(x, layout(x.dtype, shape, strides), x._offset + offset)  # type: ignore[no-any-return]
 
 
-def _normal(axis: int, ndim: int, name: str) -> int:
+def normal_axis(axis: int, ndim: int, name: str) -> int:
+    """An axis counted from the front. AxisError (an IndexError and a ValueError) where there is none."""
     axis = operator.index(axis)
     if not -ndim <= axis < ndim:
-        raise IndexError(f"{name}: axis {axis} is out of bounds for an array of {ndim} axes")
-    return axis % ndim if ndim else 0
+        raise AxisError(axis, ndim, name)
+    return axis % ndim
 
 
-def _int_args(args: tuple[Any, ...]) -> tuple[int, ...]:
+def normal_axes(axes: Axes, ndim: int, name: str) -> tuple[int, ...]:
+    """One axis or several, counted from the front, none twice."""
+    given = axes if isinstance(axes, Sequence) else (axes,)
+    places = tuple(normal_axis(axis, ndim, name) for axis in given)
+    if len(set(places)) != len(places):
+        raise ValueError(f"{name}: axes {tuple(given)} of an array of {ndim} axes name one of them twice")
+    return places
+
+
+def _integers(given: tuple[Any, ...]) -> tuple[int, ...]:
     """Lengths or axes given one by one or as one sequence."""
-    if len(args) == 1 and not isinstance(args[0], (int, np.integer)):
-        args = tuple(args[0])
-    return tuple(operator.index(arg) for arg in args)
+    if len(given) == 1 and type(given[0]) is not int:
+        given = (given[0],) if hasattr(given[0], "__index__") else tuple(given[0])
+    return tuple([operator.index(item) for item in given])
 
 
-def _no_copy_strides(x: Array, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Strides of x's elements seen in another shape, or None where no view has them."""
-    probe = np.lib.stride_tricks.as_strided(np.empty(0, np.uint8 if x.itemsize == 1 else x.dtype), x.shape, x.strides)
-    probe = probe.view()
-    try:
-        return tuple(np.reshape(probe, shape, copy=False).strides)
-    except TypeError:  # NumPy 2.0 has no copy argument
-        try:
-            probe.shape = shape
-        except AttributeError:
-            return None
-        return tuple(probe.strides)
-    except ValueError:
-        return None
+# ---- reshape
 
 
-def reshape(x: Array, /, *shape: Any, copy: bool | None = None) -> Array:
+def _lengths(base: Any, target: tuple[int, ...]) -> tuple[int, ...]:
+    """The target shape with -1 replaced; ValueError where the elements do not fit."""
+    known = prod(length for length in target if length != -1)
+    unknown = target.count(-1)
+    if unknown > 1 or any(length < -1 for length in target):
+        raise ValueError(f"reshape: {target} is no shape: at most one length may be -1, the others not negative")
+    if known != base.size if not unknown else known == 0 or base.size % known:
+        raise ValueError(f"reshape: cannot reshape an array of shape {base.shape} ({base.size} elements) into {target}")
+    return tuple(base.size // known if length == -1 else length for length in target)
+
+
+def _no_copy_strides(base: Any, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Strides of a view's elements seen in another shape, or None where no view has them.
+
+    Axes of both shapes are paired off in groups of the same number of elements; a group of the old axes must be one
+    run in memory, which the new axes then cut.
+    """
+    old = [(n, s) for n, s in zip(base.shape, base.strides, strict=True) if n != 1]
+    strides: list[int] = []
+    place = 0
+    for start, stop, count in _groups([n for n, _ in old], shape):
+        group = old[place : place + count]
+        place += count
+        for (_, outer), (length, inner) in zip(group[:-1], group[1:], strict=True):
+            if outer != length * inner:
+                return None
+        step = group[-1][1] if group else base.dtype.itemsize
+        own: list[int] = []
+        for length in reversed(shape[start:stop]):
+            own.append(step)
+            step *= length
+        strides += reversed(own)
+    return tuple(strides)
+
+
+def _groups(old: list[int], new: tuple[int, ...]) -> list[tuple[int, int, int]]:
+    """(start, stop) of runs of new axes, and how many old axes hold as many elements."""
+    groups, place, start = [], 0, 0
+    while start < len(new):
+        have = want = 1
+        count, stop = 0, start
+        while stop < len(new) and (stop == start or have != want):
+            want *= new[stop]
+            stop += 1
+            while have < want:
+                have *= old[place + count]
+                count += 1
+        groups.append((start, stop, count))
+        place += count
+        start = stop
+    return groups
+
+
+@lru_cache(MOST_PLANS)
+def _reshaped(base: Any, target: tuple[int, ...]) -> tuple[tuple[int, ...], Any]:
+    """The final shape, and the layout of a view that has it, or None where only a copy can."""
+    shape = _lengths(base, target)
+    if base.contiguous or base.size == 0:
+        return shape, layout(base.dtype, shape)
+    strides = _no_copy_strides(base, shape)
+    return shape, None if strides is None else layout(base.dtype, shape, strides)
+
+
+def reshape(x: Any, /, *shape: Any, copy: bool | None = None) -> Array:
     """The same elements in another shape, one length may be -1; a view where strides allow it, else a copy.
 
     >>> import dagrun as dr
@@ -59,268 +122,230 @@ def reshape(x: Array, /, *shape: Any, copy: bool | None = None) -> Array:
     array([[0, 1, 2],
            [3, 4, 5]])
     """
-    target = _int_args(shape)
-    unknown = [axis for axis, length in enumerate(target) if length == -1]
-    known = int(np.prod([length for length in target if length != -1], dtype=object))
-    if len(unknown) > 1 or any(length < -1 for length in target):
-        raise ValueError(f"reshape: {target} is no shape: at most one length may be -1, the others not negative")
-    if unknown:
-        if known == 0 or x.size % known:
-            raise ValueError(f"reshape: cannot reshape an array of shape {x.shape} ({x.size} elements) into {target}")
-        target = tuple(x.size // known if length == -1 else length for length in target)
-    elif known != x.size:
-        raise ValueError(
-            f"reshape: cannot reshape an array of shape {x.shape} ({x.size} elements) into {target} ({known})"
-        )
-    if x.size == 0:
-        return view(x, target, layout(x.dtype, target).strides)
-    strides = (
-        None if copy else (layout(x.dtype, target).strides if x._layout.contiguous else _no_copy_strides(x, target))
-    )
-    if strides is None:
-        if copy is False:
-            raise ValueError(f"reshape(copy=False): no view of shape {x.shape}, strides {x.strides} has shape {target}")
-        x = record(COPY, x)
-        strides = layout(x.dtype, target).strides
-    return view(x, target, strides)
+    x = as_array(x)
+    target, final = _reshaped(x._layout, _integers(shape))
+    if final is not None and not copy:
+        return native.view(x, final, x._offset)  # type: ignore[no-any-return]
+    if copy is False:
+        raise ValueError(f"reshape(copy=False): no view of shape {x.shape}, strides {x.strides} has shape {target}")
+    return native.view(copied(x), layout(x.dtype, target), 0)  # type: ignore[no-any-return]
 
 
-def ravel(x: Array, /) -> Array:
+def ravel(x: Any, /) -> Array:
     """The elements in one axis; a view where possible."""
     return reshape(x, -1)
 
 
-def flatten(x: Array, /) -> Array:
+def flatten(x: Any, /) -> Array:
     """A copy of the elements in one axis."""
     return reshape(x, -1, copy=True)
 
 
-def permute_dims(x: Array, /, axes: Sequence[int]) -> Array:
-    """A view with the axes in another order."""
-    order = [_normal(axis, x.ndim, "permute_dims") for axis in axes]
-    if sorted(order) != list(range(x.ndim)):
-        raise ValueError(f"permute_dims: {tuple(axes)} is no permutation of {x.ndim} axes")
-    return view(x, tuple(x.shape[i] for i in order), tuple(x.strides[i] for i in order))
+# ---- order of axes
 
 
-def transpose(x: Array, /, *axes: Any) -> Array:
+@lru_cache(MOST_PLANS)
+def _permuted(base: Any, axes: tuple[int, ...] | None) -> Any:
+    if axes is None:
+        return layout(base.dtype, base.shape[::-1], base.strides[::-1])
+    order = normal_axes(axes, base.ndim, "transpose")
+    if len(order) != base.ndim:
+        raise ValueError(f"transpose: axes {axes} are no permutation of {base.ndim} axes")
+    return layout(base.dtype, tuple(base.shape[i] for i in order), tuple(base.strides[i] for i in order))
+
+
+def _permute(x: Array, axes: tuple[int, ...] | None) -> Array:
+    return native.view(x, _permuted(x._layout, axes), x._offset)  # type: ignore[no-any-return]
+
+
+def permute_dims(x: Any, /, axes: Sequence[int]) -> Array:
+    """A view with the axes in another order.
+
+    >>> import dagrun as dr
+    >>> dr.permute_dims(dr.zeros((2, 3, 4)), (2, 0, 1)).shape
+    (4, 2, 3)
+    """
+    return _permute(as_array(x), tuple(axes))
+
+
+def transpose(x: Any, /, *axes: Any) -> Array:
     """A view with the axes reversed, or in the order given."""
-    if not axes or axes == (None,):
-        return permute_dims(x, range(x.ndim)[::-1])
-    return permute_dims(x, _int_args(axes))
+    return _permute(as_array(x), None if not axes or axes == (None,) else _integers(axes))
 
 
-def matrix_transpose(x: Array, /) -> Array:
+def matrix_transpose(x: Any, /) -> Array:
     """A view with the last two axes exchanged."""
+    x = as_array(x)
     if x.ndim < 2:
         raise ValueError(f"matrix_transpose: the array has {x.ndim} axes, expected at least 2")
     return swapaxes(x, -1, -2)
 
 
-def swapaxes(x: Array, axis1: int, axis2: int, /) -> Array:
+def swapaxes(x: Any, axis1: int, axis2: int, /) -> Array:
     """A view with two axes exchanged."""
+    x = as_array(x)
     order = list(range(x.ndim))
-    a, b = _normal(axis1, x.ndim, "swapaxes"), _normal(axis2, x.ndim, "swapaxes")
+    a, b = normal_axis(axis1, x.ndim, "swapaxes"), normal_axis(axis2, x.ndim, "swapaxes")
     order[a], order[b] = order[b], order[a]
-    return permute_dims(x, order)
+    return _permute(x, tuple(order))
 
 
-def moveaxis(x: Array, source: int | Sequence[int], destination: int | Sequence[int], /) -> Array:
+def moveaxis(x: Any, source: Axes, destination: Axes, /) -> Array:
     """A view with some axes moved to other places."""
-    sources = [_normal(axis, x.ndim, "moveaxis") for axis in np.atleast_1d(np.asarray(source)).tolist()]
-    targets = [_normal(axis, x.ndim, "moveaxis") for axis in np.atleast_1d(np.asarray(destination)).tolist()]
-    if len(sources) != len(targets) or len(set(sources)) != len(sources) or len(set(targets)) != len(targets):
+    x = as_array(x)
+    sources, targets = normal_axes(source, x.ndim, "moveaxis"), normal_axes(destination, x.ndim, "moveaxis")
+    if len(sources) != len(targets):
         raise ValueError(f"moveaxis: {source} and {destination} do not pair axes one to one")
     order = [axis for axis in range(x.ndim) if axis not in sources]
     for target, axis in sorted(zip(targets, sources, strict=True)):
         order.insert(target, axis)
-    return permute_dims(x, order)
+    return _permute(x, tuple(order))
 
 
-def expand_dims(x: Array, /, axis: int | Sequence[int] = 0) -> Array:
-    """A view with a new axis of length 1 at each place named."""
-    places = [axis] if isinstance(axis, (int, np.integer)) else list(axis)
-    ndim = x.ndim + len(places)
-    new = {_normal(place, ndim, "expand_dims") for place in places}
-    if len(new) != len(places):
-        raise ValueError(f"expand_dims: axis {axis} names a place twice")
-    own = iter(zip(x.shape, x.strides, strict=True))
+@lru_cache(MOST_PLANS)
+def _flipped(base: Any, axes: tuple[int, ...]) -> tuple[Any, int]:
+    turned = normal_axes(axes, base.ndim, "flip")
+    offset = sum((base.shape[i] - 1) * base.strides[i] for i in turned) if base.size else 0
+    return layout(base.dtype, base.shape, tuple(-s if i in turned else s for i, s in enumerate(base.strides))), offset
+
+
+def flip(x: Any, /, axis: Axes | None = None) -> Array:
+    """A view with the order of elements reversed along all axes, or those named."""
+    x = as_array(x)
+    axes = range(x.ndim) if axis is None else axis if isinstance(axis, Sequence) else (axis,)
+    final, offset = _flipped(x._layout, tuple(axes))
+    return native.view(x, final, x._offset + offset)  # type: ignore[no-any-return]
+
+
+# ---- number of axes
+
+
+@lru_cache(MOST_PLANS)
+def _expanded(base: Any, places: tuple[int, ...]) -> Any:
+    ndim = base.ndim + len(places)
+    new = normal_axes(places, ndim, "expand_dims")
+    own = iter(zip(base.shape, base.strides, strict=True))
     pairs = [(1, 0) if place in new else next(own) for place in range(ndim)]
-    return view(x, tuple(p[0] for p in pairs), tuple(p[1] for p in pairs))
+    return layout(base.dtype, tuple(p[0] for p in pairs), tuple(p[1] for p in pairs))
 
 
-def squeeze(x: Array, /, axis: int | Sequence[int] | None = None) -> Array:
-    """A view without axes of length 1: those named, or all."""
-    if axis is None:
-        gone = {place for place, length in enumerate(x.shape) if length == 1}
+def expand_dims(x: Any, /, axis: Axes = 0) -> Array:
+    """A view with a new axis of length 1 at each place named.
+
+    >>> import dagrun as dr
+    >>> dr.expand_dims(dr.zeros((2, 3)), (0, -1)).shape
+    (1, 2, 3, 1)
+    """
+    x = as_array(x)
+    places = tuple(axis) if isinstance(axis, Sequence) else (axis,)
+    return native.view(x, _expanded(x._layout, places), x._offset)  # type: ignore[no-any-return]
+
+
+@lru_cache(MOST_PLANS)
+def _squeezed(base: Any, axes: tuple[int, ...] | None) -> Any:
+    if axes is None:
+        gone: tuple[int, ...] = tuple(place for place, length in enumerate(base.shape) if length == 1)
     else:
-        gone = {
-            _normal(place, x.ndim, "squeeze") for place in ([axis] if isinstance(axis, (int, np.integer)) else axis)
-        }
+        gone = normal_axes(axes, base.ndim, "squeeze")
     for place in gone:
-        if x.shape[place] != 1:
-            raise ValueError(f"squeeze: axis {place} has length {x.shape[place]}, expected 1")
-    kept = [place for place in range(x.ndim) if place not in gone]
-    return view(x, tuple(x.shape[i] for i in kept), tuple(x.strides[i] for i in kept))
+        if base.shape[place] != 1:
+            raise ValueError(f"squeeze: axis {place} has length {base.shape[place]}, expected 1")
+    kept = [place for place in range(base.ndim) if place not in gone]
+    return layout(base.dtype, tuple(base.shape[i] for i in kept), tuple(base.strides[i] for i in kept))
 
 
-def broadcast_to(x: Array, /, shape: Sequence[int]) -> Array:
-    """A view of a larger shape that repeats elements without copying. Do not write into it."""
-    target = tuple(shape)
-    if np.broadcast_shapes(x.shape, target) != target:
-        raise ValueError(f"broadcast_to: an array of shape {x.shape} does not broadcast to {target}")
-    lead = len(target) - x.ndim
+def squeeze(x: Any, /, axis: Axes | None = None) -> Array:
+    """A view without axes of length 1: those named, or all."""
+    x = as_array(x)
+    axes = None if axis is None else tuple(axis) if isinstance(axis, Sequence) else (axis,)
+    return native.view(x, _squeezed(x._layout, axes), x._offset)  # type: ignore[no-any-return]
+
+
+def atleast_1d(x: Any, /) -> Array:
+    """The array, or a view with one axis where it has none."""
+    x = as_array(x)
+    return x if x.ndim else reshape(x, 1)
+
+
+def atleast_2d(x: Any, /) -> Array:
+    """The array, or a view with two axes, new ones in front."""
+    x = as_array(x)
+    return x if x.ndim >= 2 else expand_dims(x, tuple(range(2 - x.ndim)))
+
+
+# ---- broadcasting
+
+
+@lru_cache(MOST_PLANS)
+def _broadcast(base: Any, target: tuple[int, ...]) -> Any:
+    if not fits(base.shape, target):
+        raise ValueError(f"broadcast_to: an array of shape {base.shape} does not broadcast to {target}")
+    lead = len(target) - base.ndim
     strides = (0,) * lead + tuple(
         0 if own == 1 and length != 1 else stride
-        for own, length, stride in zip(x.shape, target[lead:], x.strides, strict=True)
+        for own, length, stride in zip(base.shape, target[lead:], base.strides, strict=True)
     )
-    return view(x, target, strides)
+    return layout(base.dtype, target, strides)
 
 
-def broadcast_arrays(*arrays: Array) -> list[Array]:
+def broadcast_to(x: Any, /, shape: int | Sequence[int]) -> Array:
+    """A view of a larger shape that repeats elements without copying. It cannot be written: ValueError.
+
+    >>> import dagrun as dr
+    >>> dr.broadcast_to(dr.asarray([1, 2]), (2, 2))
+    array([[1, 2],
+           [1, 2]])
+    """
+    x = as_array(x)
+    return native.view(x, _broadcast(x._layout, _integers((shape,))), x._offset)  # type: ignore[no-any-return]
+
+
+def broadcast_arrays(*arrays: Any) -> list[Array]:
     """Views of the arrays in their common shape."""
-    shape = np.broadcast_shapes(*(x.shape for x in arrays))
-    return [broadcast_to(x, shape) for x in arrays]
+    own = [as_array(x) for x in arrays]
+    shape = np.broadcast_shapes(*(x.shape for x in own))
+    return [broadcast_to(x, shape) for x in own]
 
 
-def flip(x: Array, /, axis: int | Sequence[int] | None = None) -> Array:
-    """A view with the order of elements reversed along all axes, or those named."""
-    axes = range(x.ndim) if axis is None else [axis] if isinstance(axis, (int, np.integer)) else axis
-    turned = {_normal(place, x.ndim, "flip") for place in axes}
-    if x.size == 0:
-        return view(x, x.shape, x.strides)
-    offset = sum((x.shape[i] - 1) * x.strides[i] for i in turned)
-    return view(x, x.shape, tuple(-s if i in turned else s for i, s in enumerate(x.strides)), offset)
+# ---- diagonals
 
 
-# ---- joining
+@lru_cache(MOST_PLANS)
+def _diagonal(base: Any, offset: int, axis1: int, axis2: int) -> tuple[Any, int]:
+    a, b = normal_axis(axis1, base.ndim, "diagonal"), normal_axis(axis2, base.ndim, "diagonal")
+    if a == b:
+        raise ValueError(f"diagonal: axis1 and axis2 are both {a}, expected two axes")
+    rows, columns = (offset if offset < 0 else 0), (offset if offset > 0 else 0)
+    length = max(0, min(base.shape[a] + rows, base.shape[b] - columns))
+    kept = [i for i in range(base.ndim) if i not in (a, b)]
+    final = layout(
+        base.dtype,
+        (*(base.shape[i] for i in kept), length),
+        (*(base.strides[i] for i in kept), base.strides[a] + base.strides[b]),
+    )
+    return final, (columns * base.strides[b] - rows * base.strides[a]) if final.size else 0
 
 
-def _infer_concatenate(inputs: Sequence[Any], scalars: Sequence[Any], *, axis: int) -> Any:
-    first = inputs[0]
-    length = sum(part.shape[axis] for part in inputs)
-    dtype = np.result_type(*(part.dtype for part in inputs))
-    return (((*first.shape[:axis], length, *first.shape[axis + 1 :]), dtype),)
+def diagonal(x: Any, /, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Array:
+    """A view of the diagonals along two axes, as the last axis; `offset` above the main one.
 
+    Unlike NumPy's it can be written. AxisError for less than two axes.
 
-def _lower_concatenate(
-    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], *, axis: int
-) -> tuple[Body, ...]:
-    """One copy for each part, into a region of its own: the parts are independent tasks."""
-    (output,) = outputs
-    bodies, start = [], 0
-    for number, part in enumerate(inputs):
-        address = elementwise("cast", [part.dtype], part.dtype, output.dtype)
-        params = elementwise_params(
-            part.shape, [output.strides, part.strides], [output.dtype.itemsize, part.dtype.itemsize]
-        )
-        target = Operand(
-            0, WRITE | OVERWRITE, start * output.strides[axis], layout(output.dtype, part.shape, output.strides)
-        )
-        bodies.append(Body(address, params, (target, Operand(1 + number, READ)), part.nbytes * 2))
-        start += part.shape[axis]
-    return tuple(bodies)
-
-
-CONCATENATE = Operator(
-    "concatenate", _infer_concatenate, lambda xp, *parts, axis: xp.concatenate(parts, axis), _lower_concatenate
-)
-
-
-def concatenate(arrays: Sequence[Any], /, *, axis: int | None = 0) -> Array:
-    """Arrays joined along an axis (flattened first where it is None).
-
-    >>> import dagrun as dr
-    >>> dr.concatenate([dr.zeros(1), dr.ones(2)])
-    array([0., 1., 1.])
+        >>> import dagrun as dr
+        >>> dr.diagonal(dr.asarray([[1, 2], [3, 4]]))
+        array([1, 4])
     """
-    parts = [part if isinstance(part, Array) else asarray(part) for part in arrays]
-    if not parts:
-        raise ValueError("concatenate: expected at least one array")
-    if axis is None:
-        parts, axis = [ravel(part) for part in parts], 0
-    ndim = parts[0].ndim
-    if ndim == 0:
-        raise ValueError("concatenate: arrays without axes cannot be joined; use stack")
-    place = _normal(axis, ndim, "concatenate")
-    for part in parts[1:]:
-        same = part.ndim == ndim and all(
-            a == b or i == place for i, (a, b) in enumerate(zip(parts[0].shape, part.shape, strict=True))
-        )
-        if not same:
-            raise ValueError(
-                f"concatenate: shapes {', '.join(str(p.shape) for p in parts)} must agree except along axis {place}"
-            )
-    where = common_device("concatenate", parts)
-    return apply(CONCATENATE, tuple(parts), device_index(where), attributes=(("axis", place),))  # type: ignore[no-any-return]
-
-
-def stack(arrays: Sequence[Any], /, *, axis: int = 0) -> Array:
-    """Arrays of one shape joined along a new axis."""
-    parts = [part if isinstance(part, Array) else asarray(part) for part in arrays]
-    if len({part.shape for part in parts}) > 1:
-        raise ValueError(f"stack: shapes {', '.join(str(p.shape) for p in parts)} differ, expected one shape")
-    place = _normal(axis, parts[0].ndim + 1 if parts else 1, "stack")
-    return concatenate([expand_dims(part, place) for part in parts], axis=place)
-
-
-def split(x: Array, sections: int | Sequence[int], /, *, axis: int = 0) -> list[Array]:
-    """Views of consecutive parts: so many equal ones, or cut before the indices given.
-
-    >>> import dagrun as dr
-    >>> [part.shape for part in dr.split(dr.zeros((6, 2)), 3)]
-    [(2, 2), (2, 2), (2, 2)]
-    """
-    place = _normal(axis, x.ndim, "split")
-    length = x.shape[place]
-    if isinstance(sections, (int, np.integer)):
-        if sections < 1 or length % sections:
-            raise ValueError(f"split: an axis of length {length} has no {sections} equal parts")
-        cuts = [length * i // int(sections) for i in range(1, int(sections))]
-    else:
-        cuts = [int(i) for i in sections]
-    bounds = [0, *cuts, length]
-    lead = (slice(None),) * place
-    return [x[(*lead, slice(start, max(start, stop)))] for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
-
-
-def tile(x: Array, repetitions: int | Sequence[int], /) -> Array:
-    """The array repeated so many times along each axis."""
-    counts = (repetitions,) if isinstance(repetitions, (int, np.integer)) else tuple(repetitions)
-    counts = (1,) * (x.ndim - len(counts)) + tuple(counts)
-    own = (1,) * (len(counts) - x.ndim) + x.shape
-    woven = tuple(n for pair in zip(counts, own, strict=True) for n in pair)
-    source = reshape(x, tuple(n for length in own for n in (1, length)))
-    return reshape(broadcast_to(source, woven), tuple(c * n for c, n in zip(counts, own, strict=True)))
-
-
-def repeat(x: Array, repeats: int, /, *, axis: int | None = None) -> Array:
-    """Each element repeated so many times along an axis (of the flattened array where it is None)."""
-    if axis is None:
-        x, axis = ravel(x), 0
-    place = _normal(axis, x.ndim, "repeat")
-    wide = expand_dims(x, place + 1)
-    shape = (*x.shape[: place + 1], int(repeats), *x.shape[place + 1 :])
-    return reshape(broadcast_to(wide, shape), (*x.shape[:place], x.shape[place] * int(repeats), *x.shape[place + 1 :]))
-
-
-def roll(x: Array, /, shift: int, *, axis: int | None = None) -> Array:
-    """Elements moved by `shift` places along an axis, those that leave entering at the other end."""
-    if axis is None:
-        return reshape(roll(ravel(x), shift, axis=0), x.shape)
-    place = _normal(axis, x.ndim, "roll")
-    length = x.shape[place]
-    cutting = -shift % length if length else 0
-    lead = (slice(None),) * place
-    return concatenate([x[(*lead, slice(cutting, None))], x[(*lead, slice(None, cutting))]], axis=place)
+    x = as_array(x)
+    if x.ndim < 2:
+        raise ValueError(f"diagonal: the array has {x.ndim} axes, expected at least 2")
+    final, start = _diagonal(x._layout, offset, axis1, axis2)
+    return native.view(x, final, x._offset + start)  # type: ignore[no-any-return]
 
 
 def fill(x: Array, value: Any) -> None:
     """Sets every element."""
-    cast_into(value, x)
+    cast_into(value if isinstance(value, Array | np.generic | bool | int | float) else as_array(value), x)
 
-
-concat = concatenate
 
 extend(
     reshape=reshape,
@@ -329,8 +354,8 @@ extend(
     transpose=transpose,
     swapaxes=swapaxes,
     squeeze=squeeze,
-    repeat=repeat,
+    diagonal=diagonal,
     fill=fill,
-    T=property(transpose, doc="A view with the axes reversed."),
+    T=property(lambda self: _permute(self, None), doc="A view with the axes reversed."),
     mT=property(matrix_transpose, doc="A view with the last two axes exchanged."),
 )

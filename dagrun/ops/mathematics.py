@@ -1,20 +1,19 @@
-"""The elementwise functions users call: arithmetic, comparison, logic, exponentials, trigonometry, rounding, activations."""
+"""The elementwise functions users call: arithmetic, comparison, logic, exponentials, trigonometry, rounding."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from dagrun.array import Array, asarray, extend, is_weak
-from dagrun.ops.elementwise import by_ufunc, make, record, serve_slot
+from dagrun.core import native
+from dagrun.ops.elementwise import FIRST_FREE, make, record, record_unary, serve_slot
+from dagrun.ops.promotion import Resolve, by_ufunc
 
-UFUNCS: dict[str, Callable[..., Array]] = {}  # what NumPy's functions of these names do with dagrun arrays
-
-
-def _float_loop(kinds: tuple[Any, ...], out: np.dtype[Any] | None) -> tuple[np.dtype[Any], np.dtype[Any]]:
-    return by_ufunc(np.exp)(kinds, out)  # type: ignore[return-value]
+UFUNCS: dict[str, Callable[..., Any]] = {}  # what NumPy's functions of these names do with dagrun arrays
 
 
 def _document(function: Any, name: str, text: str) -> None:
@@ -23,43 +22,51 @@ def _document(function: Any, name: str, text: str) -> None:
     function.__module__ = __name__
 
 
-def _unary(
-    name: str, ufunc: Any, text: str, *, kernel: str = "", numpy_names: tuple[str, ...] = ()
-) -> Callable[..., Array]:
-    resolve = by_ufunc(ufunc) if isinstance(ufunc, np.ufunc) else _float_loop
-    op = make(name, ufunc, resolve, kernel)
+def _unary(name: str, ufunc: np.ufunc, text: str) -> Callable[..., Array]:
+    """The user function of an operator that NumPy has under the same name."""
+    UFUNCS[name] = function = unary_function(name, ufunc, by_ufunc(ufunc), f"{text}\n\nFollows `numpy.{name}`")
+    return function
+
+
+def unary_function(name: str, compute: Callable[..., Any], resolve: Resolve, text: str) -> Callable[..., Array]:
+    """The user function of an operator of one operand; `name` is also that of its scalar function in `codegen`."""
+    op = make(name, compute, resolve)
 
     def function(x: Any, /, *, out: Array | None = None) -> Array:
-        return record(op, x if isinstance(x, Array) else asarray(x), out=out)
+        return record_unary(op, x, out)
 
-    _document(
-        function,
-        name,
-        f"{text}\n\nAny shape; `out`: an array to write the result into. Follows `numpy.{getattr(ufunc, '__name__', name)}`.",
-    )
-    for alias in numpy_names or (getattr(ufunc, "__name__", name),):
-        UFUNCS[alias] = function
+    _document(function, name, f"{text}. Any shape; `out`: an array to write the result into.")
     return function
 
 
-def _binary(
-    name: str, ufunc: np.ufunc, text: str, *, kernel: str = "", slot: int | None = None
-) -> Callable[..., Array]:
-    op = make(name, ufunc, by_ufunc(ufunc), kernel)
+def _binary(name: str, ufunc: np.ufunc, text: str, *, slot: int | None = None) -> Callable[..., Array]:
+    op = make(name, ufunc, by_ufunc(ufunc), compares=name in _COMPARISONS)
+    number = FIRST_FREE + len(UFUNCS) if slot is None else slot
+    serve_slot(number, op)
+    native_binary = native.binary
 
     def function(x1: Any, x2: Any, /, *, out: Array | None = None) -> Array:
-        return record(op, x1, x2, out=out)
+        if out is not None:
+            return record(op, x1, x2, out=out)
+        result = native_binary(number, x1, x2)
+        if result is NotImplemented:
+            raise TypeError(
+                f"{name}: operands are a {type(x1).__name__} and a {type(x2).__name__}, expected arrays, "
+                "sequences or numbers"
+            )
+        return result  # type: ignore[no-any-return]
 
     _document(
         function,
         name,
-        f"{text}\n\nOperands broadcast; Python scalars take the arrays' dtype. `out`: an array to write into. Follows `numpy.{ufunc.__name__}`.",
+        f"{text}\n\nFollows `numpy.{name}`. Operands broadcast; Python scalars take the arrays' dtype. "
+        "`out`: an array to write the result into.",
     )
-    UFUNCS[ufunc.__name__] = function
-    if slot is not None:
-        serve_slot(slot, op)
+    UFUNCS[name] = function
     return function
 
+
+_COMPARISONS = {"less", "less_equal", "equal", "not_equal", "greater", "greater_equal"}
 
 # ---- arithmetic (the last number is the slot of the array type that records it: see handles.cpp)
 add = _binary("add", np.add, "x1 + x2.", slot=0)
@@ -68,7 +75,7 @@ multiply = _binary("multiply", np.multiply, "x1 * x2.", slot=2)
 divide = _binary("divide", np.divide, "x1 / x2, the true quotient.", slot=3)
 floor_divide = _binary("floor_divide", np.floor_divide, "x1 // x2, rounded down; integers by zero give 0.", slot=4)
 remainder = _binary("remainder", np.remainder, "x1 % x2, with the sign of x2.", slot=5)
-power = _binary("power", np.power, "x1 ** x2. A negative integer exponent fails when the values are computed.", slot=6)
+power = _binary("power", np.power, "x1 ** x2. A negative integer exponent fails when the values are computed.")
 fmod = _binary("fmod", np.fmod, "The remainder of x1 / x2 with the sign of x1.")
 maximum = _binary("maximum", np.maximum, "The larger element; NaN wins.")
 minimum = _binary("minimum", np.minimum, "The smaller element; NaN wins.")
@@ -98,130 +105,109 @@ atan2 = arctan2
 bitwise_left_shift, bitwise_right_shift = left_shift, right_shift
 
 # ---- one operand
-negative = _unary("negative", np.negative, "-x.")
-positive = _unary("positive", np.positive, "A copy of x.")
-absolute = _unary("absolute", np.absolute, "The magnitude of x.")
-sign = _unary("sign", np.sign, "-1, 0 or 1; NaN stays.")
-square = _unary("square", np.square, "x * x.")
-sqrt = _unary("sqrt", np.sqrt, "The square root; NaN below zero.")
-reciprocal = _unary("reciprocal", np.reciprocal, "1 / x.")
-logical_not = _unary("logical_not", np.logical_not, "Whether x is false.")
-bitwise_invert = _unary("invert", np.invert, "~x: every bit turned.", kernel="invert", numpy_names=("invert",))
-isnan = _unary("isnan", np.isnan, "Whether x is not a number.")
-isinf = _unary("isinf", np.isinf, "Whether x is infinite.")
-isfinite = _unary("isfinite", np.isfinite, "Whether x is neither infinite nor NaN.")
-signbit = _unary("signbit", np.signbit, "Whether the sign bit is set.")
-exp = _unary("exp", np.exp, "e ** x.")
-exp2 = _unary("exp2", np.exp2, "2 ** x.")
-expm1 = _unary("expm1", np.expm1, "e ** x - 1, exact near zero.")
-log = _unary("log", np.log, "The natural logarithm.")
-log2 = _unary("log2", np.log2, "The logarithm to base 2.")
-log10 = _unary("log10", np.log10, "The logarithm to base 10.")
-log1p = _unary("log1p", np.log1p, "log(1 + x), exact near zero.")
-sin = _unary("sin", np.sin, "The sine of x in radians.")
-cos = _unary("cos", np.cos, "The cosine of x in radians.")
-tan = _unary("tan", np.tan, "The tangent of x in radians.")
-arcsin = _unary("arcsin", np.arcsin, "The angle in radians whose sine is x.")
-arccos = _unary("arccos", np.arccos, "The angle in radians whose cosine is x.")
-arctan = _unary("arctan", np.arctan, "The angle in radians whose tangent is x.")
-sinh = _unary("sinh", np.sinh, "The hyperbolic sine.")
-cosh = _unary("cosh", np.cosh, "The hyperbolic cosine.")
-tanh = _unary("tanh", np.tanh, "The hyperbolic tangent.")
-arcsinh = _unary("arcsinh", np.arcsinh, "The inverse hyperbolic sine.")
-arccosh = _unary("arccosh", np.arccosh, "The inverse hyperbolic cosine.")
-arctanh = _unary("arctanh", np.arctanh, "The inverse hyperbolic tangent.")
-floor = _unary("floor", np.floor, "Rounded down.")
-ceil = _unary("ceil", np.ceil, "Rounded up.")
-trunc = _unary("trunc", np.trunc, "Rounded towards zero.")
-rint = _unary("rint", np.rint, "Rounded to the nearest integer, halves to even.")
-deg2rad = _unary("deg2rad", np.deg2rad, "Degrees as radians.")
-rad2deg = _unary("rad2deg", np.rad2deg, "Radians as degrees.")
+negative = _unary("negative", np.negative, "-x")
+positive = _unary("positive", np.positive, "A copy of x")
+absolute = _unary("absolute", np.absolute, "The magnitude of x")
+sign = _unary("sign", np.sign, "-1, 0 or 1; NaN stays")
+square = _unary("square", np.square, "x * x")
+sqrt = _unary("sqrt", np.sqrt, "The square root; NaN below zero")
+reciprocal = _unary("reciprocal", np.reciprocal, "1 / x")
+logical_not = _unary("logical_not", np.logical_not, "Whether x is false")
+invert = _unary("invert", np.invert, "~x: every bit turned")
+isnan = _unary("isnan", np.isnan, "Whether x is not a number")
+isinf = _unary("isinf", np.isinf, "Whether x is infinite")
+isfinite = _unary("isfinite", np.isfinite, "Whether x is neither infinite nor NaN")
+signbit = _unary("signbit", np.signbit, "Whether the sign bit is set")
+exp = _unary("exp", np.exp, "e ** x")
+exp2 = _unary("exp2", np.exp2, "2 ** x")
+expm1 = _unary("expm1", np.expm1, "e ** x - 1, exact near zero")
+log = _unary("log", np.log, "The natural logarithm")
+log2 = _unary("log2", np.log2, "The logarithm to base 2")
+log10 = _unary("log10", np.log10, "The logarithm to base 10")
+log1p = _unary("log1p", np.log1p, "log(1 + x), exact near zero")
+sin = _unary("sin", np.sin, "The sine of x in radians")
+cos = _unary("cos", np.cos, "The cosine of x in radians")
+tan = _unary("tan", np.tan, "The tangent of x in radians")
+arcsin = _unary("arcsin", np.arcsin, "The angle in radians whose sine is x")
+arccos = _unary("arccos", np.arccos, "The angle in radians whose cosine is x")
+arctan = _unary("arctan", np.arctan, "The angle in radians whose tangent is x")
+sinh = _unary("sinh", np.sinh, "The hyperbolic sine")
+cosh = _unary("cosh", np.cosh, "The hyperbolic cosine")
+tanh = _unary("tanh", np.tanh, "The hyperbolic tangent")
+arcsinh = _unary("arcsinh", np.arcsinh, "The inverse hyperbolic sine")
+arccosh = _unary("arccosh", np.arccosh, "The inverse hyperbolic cosine")
+arctanh = _unary("arctanh", np.arctanh, "The inverse hyperbolic tangent")
+floor = _unary("floor", np.floor, "Rounded down")
+ceil = _unary("ceil", np.ceil, "Rounded up")
+trunc = _unary("trunc", np.trunc, "Rounded towards zero")
+rint = _unary("rint", np.rint, "Rounded to the nearest integer, halves to even")
+deg2rad = _unary("deg2rad", np.deg2rad, "Degrees as radians")
+rad2deg = _unary("rad2deg", np.rad2deg, "Radians as degrees")
 abs = absolute
-invert = bitwise_invert
+bitwise_invert = invert
 asin, acos, atan, asinh, acosh, atanh = arcsin, arccos, arctan, arcsinh, arccosh, arctanh
 
-
-def _erf(x: Any) -> Any:
-    from math import erf as scalar
-
-    return np.vectorize(scalar, otypes=[x.dtype])(x)
-
-
-# ---- activations: no NumPy function, computed in the float dtype that numpy.exp would take
-sigmoid = _unary("sigmoid", lambda x: 1 / (1 + np.exp(-x)), "1 / (1 + exp(-x)).", numpy_names=("sigmoid",))
-relu = _unary("relu", lambda x: np.maximum(x, 0), "max(x, 0).", numpy_names=("relu",))
-softplus = _unary("softplus", lambda x: np.logaddexp(x, 0), "log(1 + exp(x)).", numpy_names=("softplus",))
-silu = _unary("silu", lambda x: x / (1 + np.exp(-x)), "x * sigmoid(x) (Elfwing et al. 2018).", numpy_names=("silu",))
-gelu = _unary(
+# ---- activations and the error function: no NumPy functions; computed in the float dtype that numpy.exp would take
+_float_loop = by_ufunc(np.exp)
+sigmoid = unary_function("sigmoid", lambda x: 1 / (1 + np.exp(-x)), _float_loop, "1 / (1 + exp(-x))")
+relu = unary_function("relu", lambda x: np.maximum(x, 0), _float_loop, "max(x, 0)")
+softplus = unary_function("softplus", lambda x: np.logaddexp(x, 0), _float_loop, "log(1 + exp(x))")
+silu = unary_function("silu", lambda x: x / (1 + np.exp(-x)), _float_loop, "x * sigmoid(x) (Elfwing et al. 2018)")
+gelu = unary_function(
     "gelu",
-    lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
-    "The Gaussian error linear unit in its tanh form (Hendrycks and Gimpel 2016).",
-    numpy_names=("gelu",),
+    lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    _float_loop,
+    "The Gaussian error linear unit in its tanh form (Hendrycks and Gimpel 2016)",
 )
-erf = _unary("erf", _erf, "The error function.", numpy_names=("erf",))
-
-
-def _resolve_where(kinds: tuple[Any, ...], out: np.dtype[Any] | None) -> tuple[np.dtype[Any], np.dtype[Any]]:
-    compute, result = by_ufunc(np.maximum)(kinds[1:], out)
-    return result if compute is None else compute, result
-
-
-WHERE = make("where", np.where, _resolve_where)
-
-
-def where(condition: Any, x1: Any, x2: Any, /) -> Array:
-    """Elements of x1 where the condition is true, else of x2; all three broadcast.
-
-    >>> import dagrun as dr
-    >>> dr.where(dr.asarray([True, False]), 1, dr.asarray([5, 6]))
-    array([1, 6])
-    """
-    if is_weak(condition) or not isinstance(condition, Array):
-        device = next((x.device for x in (x1, x2) if isinstance(x, Array)), None)
-        condition = asarray(condition, device=device)
-    return record(WHERE, condition, x1, x2)
-
-
-def clip(x: Any, /, min: Any = None, max: Any = None, *, out: Array | None = None) -> Array:
-    """x limited to [min, max]; either may be None.
-
-    >>> import dagrun as dr
-    >>> dr.clip(dr.asarray([-2, 0, 9]), 0, 5)
-    array([0, 0, 5])
-    """
-    if min is None and max is None:
-        return positive(x, out=out)
-    if min is not None:
-        x = maximum(x, min, out=out)
-    return x if max is None else minimum(x, max, out=out)
+erf = unary_function("erf", lambda x: np.vectorize(math.erf, otypes=[x.dtype])(x), _float_loop, "The error function")
 
 
 def round(x: Any, /, decimals: int = 0, *, out: Array | None = None) -> Array:
-    """Rounded to so many decimals, halves to even (as NumPy: by scaling)."""
-    if not isinstance(x, Array):
-        x = asarray(x)
-    if x.dtype.kind in "iub" and decimals >= 0:
-        return positive(x, out=out) if x.dtype.kind != "b" else x.copy()
-    if decimals == 0:
+    """Rounded to so many decimals, halves to even (as NumPy: by scaling).
+
+    >>> import dagrun as dr
+    >>> dr.round(dr.asarray([0.5, 1.5, 2.675]), 2)
+    array([0.5 , 1.5 , 2.68])
+    """
+    x = x if isinstance(x, Array) else asarray(x)
+    if x.dtype.kind in "iu" and decimals >= 0:
+        return positive(x, out=out)
+    if decimals == 0 or x.dtype.kind == "b":
         return rint(x, out=out)
     if decimals > 0:
-        return divide(rint(x * 10.0**decimals), 10.0**decimals, out=out)
-    scaled = rint(x / 10.0**-decimals) * 10.0**-decimals
+        return divide(rint(multiply(x, 10.0**decimals)), 10.0**decimals, out=out)
+    scaled = multiply(rint(divide(x, 10.0**-decimals)), 10.0**-decimals)
     return scaled.astype(x.dtype) if out is None else positive(scaled, out=out)
 
 
-def _divmod(x: Array, y: Any) -> tuple[Array, Array]:
-    return floor_divide(x, y), remainder(x, y)
+def divmod(x1: Any, x2: Any, /) -> tuple[Array, Array]:
+    """The quotient rounded down, and the remainder."""
+    return floor_divide(x1, x2), remainder(x1, x2)
 
+
+UFUNCS["divmod"] = divmod
+
+
+def _power_slot(left: Any, right: Any, in_place: bool) -> Array:
+    """x ** y; as NumPy's operator, and unlike its function, x ** 2 is square and x ** 0.5 is sqrt."""
+    out = left if in_place else None
+    if is_weak(right) and isinstance(left, Array):
+        if right == 2 and (left.dtype.kind == "f" or (left.dtype.kind in "iu" and type(right) is int)):
+            return square(left, out=out)
+        if right == 0.5 and left.dtype.kind == "f":
+            return sqrt(left, out=out)
+    return power(left, right, out=out)
+
+
+serve_slot(6, _power_slot)
 
 extend(
     __neg__=lambda self: negative(self),
     __pos__=lambda self: positive(self),
     __abs__=lambda self: absolute(self),
-    __invert__=lambda self: bitwise_invert(self),
-    __divmod__=_divmod,
-    __rdivmod__=lambda self, other: _divmod(asarray(other, device=self.device), self),
+    __invert__=lambda self: invert(self),
+    __divmod__=divmod,
+    __rdivmod__=lambda self, other: divmod(other, self),
     __round__=lambda self, decimals=0: round(self, decimals),
-    clip=lambda self, min=None, max=None, **options: clip(self, min, max, **options),
     round=lambda self, decimals=0, **options: round(self, decimals, **options),
 )

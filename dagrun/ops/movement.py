@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from dagrun.array import Array, extend
-from dagrun.array.array import _dtype
+from dagrun.array import Array, as_array, as_dtype, extend
 from dagrun.codegen.elementwise import elementwise
 from dagrun.core import device_index
-from dagrun.devices import Device, device
-from dagrun.ops.elementwise import CAST, COPY, elementwise_bodies, record
-from dagrun.record import Body, Operator, apply
+from dagrun.devices import Device
+from dagrun.devices import device as find_device
+from dagrun.ops.elementwise import CAST, MOST_PLANS, copied, elementwise_bodies
+from dagrun.record import Body, Known, Operator, apply, signature_for, submit
 
 
 def _lower_copy(outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any]) -> tuple[Body, ...]:
@@ -39,43 +40,43 @@ def to_device(x: Array, where: str | Device, /) -> Array:
     >>> dr.ones(2).to_device("cpu:1").device
     device('cpu:1')
     """
-    target = device(where)
+    target = find_device(where)
     if target is x.device:
         return x
     return apply(TO_DEVICE, (x,), device_index(target))  # type: ignore[no-any-return]
 
 
-def astype(x: Array, dtype: Any, /, *, copy: bool = True) -> Array:
-    """The array in another dtype, converted as NumPy's unsafe casting does.
+@lru_cache(MOST_PLANS)
+def _cast(base: Any, dtype: np.dtype[Any]) -> Known:
+    return signature_for(
+        CAST.operator, (base,), attributes=(("mask", (False,)), ("compute", base.dtype), ("result", dtype))
+    )
+
+
+def astype(x: Any, dtype: Any, /, *, copy: bool = True, device: str | Device | None = None) -> Array:
+    """The array in another dtype, converted as NumPy's unsafe casting does; a copy unless `copy=False` and none is needed.
 
     >>> import dagrun as dr
     >>> dr.asarray([1.7, -1.7]).astype("int32")
     array([ 1, -1], dtype=int32)
     """
-    final = _dtype(dtype)
-    if final == x.dtype:
-        return record(COPY, x) if copy else x
-    return apply(  # type: ignore[no-any-return]
-        CAST.operator,
-        (x,),
-        device_index(x.device),
-        attributes=(("mask", (False,)), ("compute", x.dtype), ("result", final)),
-    )
+    x = as_array(x)
+    final = as_dtype(dtype)
+    moved = x if device is None else to_device(x, device)
+    if final != x.dtype:
+        return submit(_cast(moved._layout, final), (moved,), device_index(moved.device))  # type: ignore[no-any-return]
+    return copied(x) if copy and moved is x else moved
 
 
-def copy(x: Array, /) -> Array:
+def copy(x: Any, /) -> Array:
     """A contiguous copy on the same device."""
-    return record(COPY, x)
+    return copied(as_array(x))
 
 
-def can_cast(from_: Any, to: Any, /) -> bool:
-    """Whether a dtype (or an array's) can be cast to another by NumPy's safe rule."""
-    return bool(np.can_cast(getattr(from_, "dtype", from_), to))
-
-
-def result_type(*arrays_and_dtypes: Any) -> np.dtype[Any]:
-    """The dtype that an operation on these arrays, dtypes and Python scalars would have."""
-    return np.result_type(*(value.dtype if isinstance(value, Array) else value for value in arrays_and_dtypes))
-
-
-extend(to_device=to_device, astype=astype, copy=copy, __copy__=copy, __deepcopy__=lambda self, memo: copy(self))
+extend(
+    to_device=to_device,
+    astype=astype,
+    copy=copy,
+    __copy__=copy,
+    __deepcopy__=lambda self, memo: copy(self),
+)

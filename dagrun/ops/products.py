@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dagrun.codegen.gemm import gemm, gemm_params
+from dagrun.codegen.gemm import gemm_kernel, gemm_params
 from dagrun.ops.elementwise import broadcast_strides
 from dagrun.record import OVERWRITE, WRITE, Body, Operand, layout
 
@@ -16,37 +16,29 @@ MOST_PIECES = 16
 
 def product_bodies(output: Any, a: Any, b: Any) -> tuple[Body, ...] | None:
     """The tasks of a matrix product; None where BLAS does not take the dtype or the layout."""
-    address = gemm(output.dtype)
-    if a.dtype != output.dtype or b.dtype != output.dtype:
+    address = gemm_kernel(output.dtype)
+    if address is None or a.dtype != output.dtype or b.dtype != output.dtype:
         return None
-    batch = output.shape[:-2]
-    m, n, k = output.shape[-2], output.shape[-1], a.shape[-1]
+    *batch, m, n = output.shape
+    k = a.shape[-1]
     strides = [broadcast_strides(view, (*batch, *view.shape[-2:])) for view in (output, a, b)]
     pieces = max(1, min(MOST_PIECES, m // ROWS)) if n * k >= ROWS * ROWS else 1
+    # A product of this many operations takes as long as moving half as many bytes.
+    cost = max(output.nbytes + a.nbytes + b.nbytes, output.size * k // 2) // pieces
     bodies = []
     for piece in range(pieces):
         start, stop = m * piece // pieces, m * (piece + 1) // pieces
-        params = gemm_params(
-            [(stop - start, n), (stop - start, k), (k, n)],
-            [own[-2:] for own in strides],  # type: ignore[misc]
-            output.dtype.itemsize,
-            batch,
-            [own[:-2] for own in strides],
-        )
+        params = gemm_params((*batch, stop - start, n), k, *strides, output.dtype.itemsize)
         if params is None:
             return None
-        parts = [None, None, None]
-        if pieces > 1:
-            parts = [
-                layout(view.dtype, (*batch, stop - start, view.shape[-1]), own)
-                for view, own in zip((output, a), strides, strict=False)
-            ] + [None]
+        rows = [
+            layout(view.dtype, (*batch, stop - start, view.shape[-1]), own) if pieces > 1 else None
+            for view, own in zip((output, a), strides, strict=False)
+        ]
         operands = (
-            Operand(0, WRITE | OVERWRITE, start * strides[0][-2], parts[0]),
-            Operand(1, offset=start * strides[1][-2], layout=parts[1]),
+            Operand(0, WRITE | OVERWRITE, start * strides[0][-2], rows[0]),
+            Operand(1, offset=start * strides[1][-2], layout=rows[1]),
             Operand(2),
         )
-        # A product of this many operations takes as long as moving half as many bytes.
-        cost = max((output.nbytes + a.nbytes + b.nbytes) // pieces, output.size * k // pieces // 2)
         bodies.append(Body(address, params, operands, cost))
     return tuple(bodies)

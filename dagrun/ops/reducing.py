@@ -1,17 +1,79 @@
-"""How reductions become tasks: native bodies, cut along the axes that stay."""
+"""How reductions, running sums and gathers become tasks: native bodies, cut along axes that do not change the bits."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from dagrun.record import Body
+from dagrun.codegen.cumulative import cumulative_kernel, cumulative_params
+from dagrun.codegen.movement import indexed_params, take_kernel
+from dagrun.codegen.reduction import reduction_kernel, reduction_params
+from dagrun.ops.cutting import cut
+from dagrun.record import OVERWRITE, READ, WRITE, Body, Operand, layout
+
+_ARGUMENTS = ("argmax", "argmin")
 
 
-def reduction_bodies(
-    kernel: str, output: Any, source: Any, axes: tuple[int, ...], keepdims: bool
+def _compute_dtype(kernel: str, source: Any, result: Any) -> str:
+    """Booleans are reduced as bytes; float16 is added and multiplied in float32."""
+    if kernel in ("any", "all"):
+        return "uint8"
+    dtype = source if kernel in ("max", "min", *_ARGUMENTS) else result
+    if dtype.kind == "b":
+        return "uint8"
+    return "float32" if dtype.name == "float16" else str(dtype)
+
+
+def _part(view: Any, axis: int, start: int, stop: int, mode: int, index: int) -> Operand:
+    """The piece [start, stop) along one axis of an operand."""
+    if (start, stop) == (0, view.shape[axis]):
+        return Operand(index, mode)
+    shape = (*view.shape[:axis], stop - start, *view.shape[axis + 1 :])
+    return Operand(index, mode, start * view.strides[axis], layout(view.dtype, shape, view.strides))
+
+
+def reduction_bodies(kernel: str, output: Any, source: Any, axes: tuple[int, ...], keepdims: bool) -> tuple[Body, ...]:
+    """The tasks of a reduction: cut along the first axis that stays, where that leaves whole trees to each piece."""
+    address = reduction_kernel(kernel, source.dtype, _compute_dtype(kernel, source.dtype, output.dtype), output.dtype)
+    kept = [axis for axis in range(source.ndim) if axis not in axes]
+    pieces = [(0, 0)]
+    axis = kept[0] if kept and kept[0] == 0 and source.size and source.shape[0] > 1 else -1
+    if axis == 0:
+        pieces = cut(source.shape[0], source.nbytes)
+    bodies = []
+    for start, stop in pieces:
+        whole = axis < 0 or (start, stop) == (0, source.shape[0])
+        shape = source.shape if whole else (stop - start, *source.shape[1:])
+        params = reduction_params(
+            shape, source.strides, axes, source.dtype.itemsize, output.dtype.itemsize, keep_order=kernel in _ARGUMENTS
+        )
+        operands = (Operand(0, WRITE | OVERWRITE), Operand(1, READ))
+        if not whole:
+            operands = (_part(output, 0, start, stop, WRITE | OVERWRITE, 0), _part(source, 0, start, stop, READ, 1))
+        bodies.append(Body(address, params, operands, (source.nbytes + output.nbytes) // len(pieces)))
+    return tuple(bodies)
+
+
+def cumulative_bodies(kernel: str, output: Any, source: Any, axis: int) -> tuple[Body, ...]:
+    """The one task of a running sum or product."""
+    address = cumulative_kernel(kernel, source.dtype, output.dtype)
+    params = cumulative_params(
+        source.shape, output.strides, source.strides, axis, output.dtype.itemsize, source.dtype.itemsize
+    )
+    return (Body(address, params, (Operand(0, WRITE | OVERWRITE), Operand(1, READ)), source.nbytes + output.nbytes),)
+
+
+def take_bodies(
+    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], *, axis: int
 ) -> tuple[Body, ...] | None:
-    return None
-
-
-def cumulative_bodies(kernel: str, output: Any, source: Any, axis: int) -> tuple[Body, ...] | None:
-    return None
+    """The one task of a gather along an axis; None where the indices do not lie evenly."""
+    (output,), (source, indices) = outputs, inputs
+    if not (indices.contiguous or indices.ndim == 1):
+        return None
+    step = indices.strides[0] if indices.ndim == 1 else indices.dtype.itemsize
+    dense_shape = (*source.shape[:axis], indices.size, *source.shape[axis + 1 :])
+    dense = layout(output.dtype, dense_shape).strides
+    params = indexed_params(source.shape, source.strides, dense, axis, indices.size, step)
+    operands = (Operand(0, WRITE | OVERWRITE), Operand(1, READ), Operand(2, READ))
+    cost = 2 * output.nbytes + indices.nbytes
+    return (Body(take_kernel(source.dtype, indices.dtype), params, operands, cost),)

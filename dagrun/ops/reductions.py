@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
+from math import prod as product_of
 from typing import Any
 
 import numpy as np
 
-from dagrun.array import Array, asarray, extend
-from dagrun.array.array import _dtype
+from dagrun.array import Array, as_array, as_dtype, extend
 from dagrun.core import device_index
-from dagrun.ops.manipulation import _normal
-from dagrun.ops.mathematics import divide, sqrt, square, subtract
+from dagrun.ops.elementwise import MOST_PLANS
+from dagrun.ops.manipulation import normal_axes, normal_axis
+from dagrun.ops.mathematics import divide, sqrt, subtract
 from dagrun.ops.reducing import cumulative_bodies, reduction_bodies
-from dagrun.record import Operator, apply
+from dagrun.record import Known, Operator, signature_for, submit
 
 Axis = int | Sequence[int] | None
 
@@ -25,64 +27,70 @@ def _infer(inputs: Sequence[Any], scalars: Sequence[Any], *, axes: tuple[int, ..
     return ((tuple(n for i, n in enumerate(shape) if i not in axes), result),)
 
 
-def _make(name: str, function: Callable[..., Any], kernel: str, *, takes_dtype: bool = False) -> Operator:
+def _make(name: str, function: Callable[..., Any], *, takes_dtype: bool = False, one_axis: bool = False) -> Operator:
+    """A reduction from its NumPy function; `name` is also that of its kernel in `codegen`."""
+
     def compute(xp: Any, x: Any, *, axes: tuple[int, ...], keepdims: bool, result: Any) -> Any:
-        if name in ("argmax", "argmin"):
-            axis = axes[0] if len(axes) == 1 else None
-            return function(x, axis=axis, keepdims=keepdims)
-        if takes_dtype:
-            return function(x, axis=axes, keepdims=keepdims, dtype=result)
-        return function(x, axis=axes, keepdims=keepdims)
+        options = {"dtype": result} if takes_dtype else {}
+        return function(x, axis=axes[0] if one_axis else axes, keepdims=keepdims, **options)
 
     def lower(outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], **attributes: Any) -> Any:
-        return reduction_bodies(kernel, outputs[0], inputs[0], attributes["axes"], attributes["keepdims"])
+        return reduction_bodies(name, outputs[0], inputs[0], attributes["axes"], attributes["keepdims"])
 
     return Operator(name, _infer, compute, lower)
 
 
-SUM = _make("sum", np.sum, "sum", takes_dtype=True)
-PROD = _make("prod", np.prod, "prod", takes_dtype=True)
-MAX = _make("max", np.max, "max")
-MIN = _make("min", np.min, "min")
-ALL = _make("all", np.all, "all")
-ANY = _make("any", np.any, "any")
-COUNT = _make("count_nonzero", np.count_nonzero, "count_nonzero")
-ARGMAX = _make("argmax", np.argmax, "argmax")
-ARGMIN = _make("argmin", np.argmin, "argmin")
+def _sum_of_squares(x: Any, *, axis: tuple[int, ...], keepdims: bool, dtype: Any) -> Any:
+    return np.sum(np.square(x, dtype=dtype), axis=axis, keepdims=keepdims)
 
 
-def _axes(x: Array, axis: Axis, name: str) -> tuple[int, ...]:
-    if axis is None:
-        return tuple(range(x.ndim))
-    places = [axis] if isinstance(axis, (int, np.integer)) else list(axis)
-    axes = sorted(_normal(place, x.ndim, name) for place in places)
-    if len(set(axes)) != len(axes):
-        raise ValueError(f"{name}: axis {axis} names an axis twice")
-    return tuple(axes)
+SUM = _make("sum", np.sum, takes_dtype=True)
+PROD = _make("prod", np.prod, takes_dtype=True)
+MEAN = _make("mean", np.mean, takes_dtype=True)
+SUM_OF_SQUARES = _make("sum_of_squares", _sum_of_squares, takes_dtype=True)
+MAX = _make("max", np.max)
+MIN = _make("min", np.min)
+ALL = _make("all", np.all)
+ANY = _make("any", np.any)
+COUNT = _make("count_nonzero", np.count_nonzero)
+ARGMAX = _make("argmax", np.argmax, one_axis=True)
+ARGMIN = _make("argmin", np.argmin, one_axis=True)
+_NEED_ELEMENTS = (MAX, MIN, ARGMAX, ARGMIN)
 
 
-def _reduce(op: Operator, x: Any, axis: Axis, keepdims: bool, result: Any) -> Array:
-    x = x if isinstance(x, Array) else asarray(x)
-    axes = _axes(x, axis, op.name)
-    return apply(  # type: ignore[no-any-return]
-        op,
-        (x,),
-        device_index(x.device),
-        attributes=(("axes", axes), ("keepdims", bool(keepdims)), ("result", np.dtype(result))),
-    )
+def _axes(x: Any, axis: Axis, name: str) -> tuple[int, ...]:
+    """The axes to reduce, in order; `x` is an array or a layout."""
+    return tuple(range(x.ndim)) if axis is None else tuple(sorted(normal_axes(axis, x.ndim, name)))
 
 
-def _sum_dtype(x: Any, dtype: Any) -> np.dtype[Any]:
-    """NumPy's rule: integers narrower than int64 are summed in int64, or uint64 where unsigned."""
+@lru_cache(MOST_PLANS, typed=True)
+def _plan(op: Operator, base: Any, axis: Axis, keepdims: bool, result: np.dtype[Any]) -> Known:
+    axes = _axes(base, axis, op.name)
+    if op in _NEED_ELEMENTS and 0 in [base.shape[i] for i in axes]:
+        raise ValueError(
+            f"{op.name}: an array of shape {base.shape} has no {op.name} over axis {axis}: it is empty there, "
+            "expected at least one element"
+        )
+    return signature_for(op, (base,), attributes=(("axes", axes), ("keepdims", keepdims), ("result", result)))
+
+
+def _reduce(op: Operator, x: Array, axis: Axis, keepdims: bool, result: np.dtype[Any]) -> Array:
+    along = tuple(axis) if isinstance(axis, list) else axis
+    return submit(_plan(op, x._layout, along, bool(keepdims), result), (x,), device_index(x.device))  # type: ignore[no-any-return]
+
+
+_BOOL, _INT64, _UINT64 = np.dtype(np.bool_), np.dtype(np.int64), np.dtype(np.uint64)
+_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+
+
+def _sum_dtype(x: Array, dtype: Any) -> np.dtype[Any]:
+    """NumPy's rule: booleans and integers are summed in int64, or uint64 where unsigned."""
     if dtype is not None:
-        return _dtype(dtype)
-    source = x.dtype if isinstance(x, Array) else np.asarray(x).dtype
-    if source.kind in "bi":
-        return np.result_type(source, np.int64)
-    return np.result_type(source, np.uint64) if source.kind == "u" else source
+        return as_dtype(dtype)
+    return x.dtype if x.dtype.kind == "f" else _UINT64 if x.dtype.kind == "u" else _INT64
 
 
-def sum(x: Any, /, *, axis: Axis = None, dtype: Any = None, keepdims: bool = False) -> Array:
+def sum(x: Any, /, axis: Axis = None, *, dtype: Any = None, keepdims: bool = False) -> Array:
     """The sum over all elements, or over the axes given; small integers are summed in 64 bits.
 
     The order of additions depends on shape and strides alone, so the bits are the same on any number of lanes.
@@ -91,106 +99,134 @@ def sum(x: Any, /, *, axis: Axis = None, dtype: Any = None, keepdims: bool = Fal
         >>> dr.sum(dr.asarray([[1, 2], [3, 4]]), axis=0)
         array([4, 6])
     """
+    x = as_array(x)
     return _reduce(SUM, x, axis, keepdims, _sum_dtype(x, dtype))
 
 
-def prod(x: Any, /, *, axis: Axis = None, dtype: Any = None, keepdims: bool = False) -> Array:
-    """The product over all elements, or over the axes given."""
+def prod(x: Any, /, axis: Axis = None, *, dtype: Any = None, keepdims: bool = False) -> Array:
+    """The product over all elements, or over the axes given; small integers are multiplied in 64 bits."""
+    x = as_array(x)
     return _reduce(PROD, x, axis, keepdims, _sum_dtype(x, dtype))
 
 
-def _not_empty(x: Array, axis: Axis, name: str) -> Array:
-    x = x if isinstance(x, Array) else asarray(x)
-    if any(x.shape[i] == 0 for i in _axes(x, axis, name)):
-        raise ValueError(f"{name}: an array of shape {x.shape} has no {name} over axis {axis}: it is empty there")
-    return x
-
-
-def max(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Array:
+def max(x: Any, /, axis: Axis = None, *, keepdims: bool = False) -> Array:
     """The largest element; NaN wins. ValueError where there is none."""
-    x = _not_empty(x, axis, "max")
+    x = as_array(x)
     return _reduce(MAX, x, axis, keepdims, x.dtype)
 
 
-def min(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Array:
+def min(x: Any, /, axis: Axis = None, *, keepdims: bool = False) -> Array:
     """The smallest element; NaN wins. ValueError where there is none."""
-    x = _not_empty(x, axis, "min")
+    x = as_array(x)
     return _reduce(MIN, x, axis, keepdims, x.dtype)
 
 
-def all(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Array:
+def all(x: Any, /, axis: Axis = None, *, keepdims: bool = False) -> Array:
     """Whether every element is true."""
-    return _reduce(ALL, x, axis, keepdims, np.bool_)
+    return _reduce(ALL, as_array(x), axis, keepdims, _BOOL)
 
 
-def any(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Array:
+def any(x: Any, /, axis: Axis = None, *, keepdims: bool = False) -> Array:
     """Whether some element is true."""
-    return _reduce(ANY, x, axis, keepdims, np.bool_)
+    return _reduce(ANY, as_array(x), axis, keepdims, _BOOL)
 
 
-def count_nonzero(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Array:
+def count_nonzero(x: Any, /, axis: Axis = None, *, keepdims: bool = False) -> Array:
     """How many elements are not zero."""
-    return _reduce(COUNT, x, axis, keepdims, np.int64)
+    return _reduce(COUNT, as_array(x), axis, keepdims, _INT64)
 
 
-def _arg(op: Operator, x: Any, axis: int | None, keepdims: bool) -> Array:
-    x = _not_empty(x, axis, op.name)
-    if axis is None and x.ndim > 1:
-        flat = _reduce(op, x.reshape(-1), 0, False, np.int64)
+def _extreme_place(op: Operator, x: Array, axis: int | None, keepdims: bool) -> Array:
+    if axis is None and x.ndim != 1:
+        flat = _reduce(op, x.reshape(-1), 0, False, _INT64)
         return flat.reshape((1,) * x.ndim) if keepdims else flat
-    return _reduce(op, x, axis, keepdims, np.int64)
+    return _reduce(op, x, axis, keepdims, _INT64)
 
 
-def argmax(x: Any, /, *, axis: int | None = None, keepdims: bool = False) -> Array:
+def argmax(x: Any, /, axis: int | None = None, *, keepdims: bool = False) -> Array:
     """Where the largest element is, the first of equals (in the flattened array where `axis` is None).
 
     >>> import dagrun as dr
     >>> dr.argmax(dr.asarray([1, 9, 9])).item()
     1
     """
-    return _arg(ARGMAX, x, axis, keepdims)
+    return _extreme_place(ARGMAX, as_array(x), axis, keepdims)
 
 
-def argmin(x: Any, /, *, axis: int | None = None, keepdims: bool = False) -> Array:
+def argmin(x: Any, /, axis: int | None = None, *, keepdims: bool = False) -> Array:
     """Where the smallest element is, the first of equals (in the flattened array where `axis` is None)."""
-    return _arg(ARGMIN, x, axis, keepdims)
-
-
-def _count(x: Array, axes: tuple[int, ...]) -> int:
-    return int(np.prod([x.shape[i] for i in axes], dtype=np.int64)) if axes else 1
+    return _extreme_place(ARGMIN, as_array(x), axis, keepdims)
 
 
 def _mean_dtype(x: Array, dtype: Any) -> np.dtype[Any]:
-    return _dtype(dtype) if dtype is not None else (x.dtype if x.dtype.kind == "f" else np.dtype(np.float64))
+    return as_dtype(dtype) if dtype is not None else x.dtype if x.dtype.kind == "f" else _FLOAT64
 
 
-def mean(x: Any, /, *, axis: Axis = None, dtype: Any = None, keepdims: bool = False) -> Array:
-    """The mean; float64 for integers. NaN where there are no elements."""
-    x = x if isinstance(x, Array) else asarray(x)
+def mean(x: Any, /, axis: Axis = None, *, dtype: Any = None, keepdims: bool = False) -> Array:
+    """The mean; float64 for integers, summed in float32 for float16. NaN where there are no elements.
+
+    >>> import dagrun as dr
+    >>> dr.mean(dr.asarray([[1, 2], [3, 4]]), axis=1)
+    array([1.5, 3.5])
+    """
+    x = as_array(x)
     result = _mean_dtype(x, dtype)
-    wide = np.dtype(np.float32) if result == np.float16 else result
-    total = _reduce(SUM, x, axis, keepdims, wide)
-    value = divide(total, float(_count(x, _axes(x, axis, "mean"))))
-    return value.astype(result, copy=False)
+    if result.kind != "f":
+        return _reduce(MEAN, x, axis, keepdims, _FLOAT64).astype(result)
+    return _reduce(MEAN, x, axis, keepdims, result)
 
 
 def var(
-    x: Any, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool = False, ddof: float | None = None
+    x: Any,
+    /,
+    axis: Axis = None,
+    *,
+    dtype: Any = None,
+    correction: float = 0.0,
+    keepdims: bool = False,
+    ddof: float | None = None,
 ) -> Array:
-    """The variance, in two passes; `correction` (NumPy's ddof) is taken from the number of elements."""
-    x = x if isinstance(x, Array) else asarray(x)
+    """The variance, in two passes; `correction` (NumPy's ddof) is taken from the number of elements.
+
+    >>> import dagrun as dr
+    >>> dr.var(dr.asarray([1.0, 3.0]), correction=1).item()
+    2.0
+    """
+    x = as_array(x)
+    result = _mean_dtype(x, dtype)
+    wide = _FLOAT32 if result == np.float16 else result
     axes = _axes(x, axis, "var")
-    centred = subtract(x, mean(x, axis=axes, keepdims=True))
-    freedom = float(_count(x, axes)) - (correction if ddof is None else ddof)
-    total = _reduce(SUM, square(centred), axes, keepdims, centred.dtype)
-    return divide(total, freedom if freedom > 0 else 0.0)
+    centred = subtract(x.astype(wide, copy=False), _reduce(MEAN, x, axes, True, wide))
+    freedom = product_of([x.shape[i] for i in axes]) - (correction if ddof is None else ddof)
+    total = _reduce(SUM_OF_SQUARES, centred, axes, keepdims, wide)
+    return divide(total, float(freedom) if freedom > 0 else 0.0).astype(result, copy=False)
 
 
 def std(
-    x: Any, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool = False, ddof: float | None = None
+    x: Any,
+    /,
+    axis: Axis = None,
+    *,
+    dtype: Any = None,
+    correction: float = 0.0,
+    keepdims: bool = False,
+    ddof: float | None = None,
 ) -> Array:
     """The standard deviation: the square root of `var`."""
-    return sqrt(var(x, axis=axis, correction=correction, keepdims=keepdims, ddof=ddof))
+    return sqrt(var(x, axis, dtype=dtype, correction=correction, keepdims=keepdims, ddof=ddof))
+
+
+def _median(xp: Any, x: Any, *, axes: tuple[int, ...], keepdims: bool, result: Any) -> Any:
+    return xp.median(x, axis=axes, keepdims=keepdims)
+
+
+MEDIAN = Operator("median", _infer, _median)
+
+
+def median(x: Any, /, axis: Axis = None, *, keepdims: bool = False) -> Array:
+    """The middle element in order, or the mean of the two middle ones; NaN where one is NaN or there are none."""
+    x = as_array(x)
+    return _reduce(MEDIAN, x, axis, keepdims, _mean_dtype(x, None))
 
 
 # ---- cumulative
@@ -209,44 +245,47 @@ CUMSUM = _make_cumulative("cumsum", np.cumsum)
 CUMPROD = _make_cumulative("cumprod", np.cumprod)
 
 
-def _accumulate(op: Operator, x: Any, axis: int | None, dtype: Any) -> Array:
-    x = x if isinstance(x, Array) else asarray(x)
+@lru_cache(MOST_PLANS, typed=True)
+def _cumulative_plan(op: Operator, base: Any, axis: int, result: np.dtype[Any]) -> Known:
+    return signature_for(op, (base,), attributes=(("axis", normal_axis(axis, base.ndim, op.name)), ("result", result)))
+
+
+def _accumulate(op: Operator, x: Array, axis: int | None, dtype: Any) -> Array:
     if axis is None:
         x, axis = x.reshape(-1), 0
-    place = _normal(axis, x.ndim, op.name)
-    return apply(  # type: ignore[no-any-return]
-        op, (x,), device_index(x.device), attributes=(("axis", place), ("result", _sum_dtype(x, dtype)))
-    )
+    known = _cumulative_plan(op, x._layout, axis, _sum_dtype(x, dtype))
+    return submit(known, (x,), device_index(x.device))  # type: ignore[no-any-return]
 
 
-def cumulative_sum(x: Any, /, *, axis: int | None = None, dtype: Any = None) -> Array:
-    """The running sum along an axis (of the flattened array where it is None)."""
-    return _accumulate(CUMSUM, x, axis, dtype)
+def cumulative_sum(x: Any, /, axis: int | None = None, *, dtype: Any = None) -> Array:
+    """The running sum along an axis (of the flattened array where it is None).
+
+    >>> import dagrun as dr
+    >>> dr.cumulative_sum(dr.asarray([1, 2, 3]))
+    array([1, 3, 6])
+    """
+    return _accumulate(CUMSUM, as_array(x), axis, dtype)
 
 
-def cumulative_prod(x: Any, /, *, axis: int | None = None, dtype: Any = None) -> Array:
+def cumulative_prod(x: Any, /, axis: int | None = None, *, dtype: Any = None) -> Array:
     """The running product along an axis (of the flattened array where it is None)."""
-    return _accumulate(CUMPROD, x, axis, dtype)
+    return _accumulate(CUMPROD, as_array(x), axis, dtype)
 
 
 cumsum, cumprod = cumulative_sum, cumulative_prod
 
-
-def _method(function: Callable[..., Array]) -> Callable[..., Array]:
-    """As a method, the axis may be given by position, as in NumPy."""
-
-    def method(self: Array, axis: Axis = None, **options: Any) -> Array:
-        return function(self, axis=axis, **options)
-
-    method.__doc__, method.__name__ = function.__doc__, function.__name__
-    return method
-
-
 extend(
-    **{
-        function.__name__: _method(function)
-        for function in (sum, prod, max, min, all, any, argmax, argmin, mean, var, std)
-    },
-    cumsum=_method(cumulative_sum),
-    cumprod=_method(cumulative_prod),
+    sum=sum,
+    prod=prod,
+    max=max,
+    min=min,
+    all=all,
+    any=any,
+    argmax=argmax,
+    argmin=argmin,
+    mean=mean,
+    var=var,
+    std=std,
+    cumsum=cumsum,
+    cumprod=cumprod,
 )

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from dagrun.array import Array, asarray, extend
+from dagrun.array import Array, as_array, asarray, extend
 from dagrun.core import device_index
-from dagrun.ops.manipulation import _normal, flip
-from dagrun.record import Operator, apply
-from dagrun.record.apply import common_device
+from dagrun.ops.elementwise import cast_into
+from dagrun.ops.manipulation import flip, normal_axis, ravel
+from dagrun.record import Operator, apply, common_device
 
 
 def _same(inputs: Sequence[Any], scalars: Sequence[Any], *, axis: int) -> Any:
@@ -33,23 +33,42 @@ SORT = Operator("sort", _same, lambda xp, x, axis: xp.sort(x, axis=axis, kind="s
 ARGSORT = Operator("argsort", _positions, _argsort)
 
 
-def sort(x: Array, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Array:
-    """The elements in order along an axis, NaN last.
+def sort(x: Any, /, axis: int | None = -1, *, descending: bool = False, stable: bool = True) -> Array:
+    """The elements in order along an axis (of the flattened array where it is None); always stable.
+
+    NaN come last, or first where descending.
+
+        >>> import dagrun as dr
+        >>> dr.sort(dr.asarray([3, 1, 2]))
+        array([1, 2, 3])
+    """
+    x = as_array(x)
+    if axis is None:
+        x, axis = ravel(x), 0
+    place = normal_axis(axis, x.ndim, "sort")
+    source = flip(x, place) if descending else x
+    ordered = apply(SORT, (source,), device_index(x.device), attributes=(("axis", place),))
+    return flip(ordered, place) if descending else ordered  # type: ignore[no-any-return]
+
+
+def argsort(x: Any, /, axis: int | None = -1, *, descending: bool = False, stable: bool = True) -> Array:
+    """The indices that put the elements in order along an axis; equal elements keep their order.
 
     >>> import dagrun as dr
-    >>> dr.sort(dr.asarray([3, 1, 2]))
-    array([1, 2, 3])
+    >>> dr.argsort(dr.asarray([3, 1, 2]))
+    array([1, 2, 0])
     """
-    place = _normal(axis, x.ndim, "sort")
-    ordered = apply(SORT, (x,), device_index(x.device), attributes=(("axis", place),))
-    return flip(ordered, axis=place) if descending else ordered  # type: ignore[no-any-return]
-
-
-def argsort(x: Array, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Array:
-    """The indices that put the elements in order along an axis; equal elements keep their order."""
-    place = _normal(axis, x.ndim, "argsort")
+    x = as_array(x)
+    if axis is None:
+        x, axis = ravel(x), 0
+    place = normal_axis(axis, x.ndim, "argsort")
     attributes = (("axis", place), ("descending", bool(descending)))
     return apply(ARGSORT, (x,), device_index(x.device), attributes=attributes)  # type: ignore[no-any-return]
+
+
+def _sort_in_place(self: Array, axis: int = -1, *, descending: bool = False, stable: bool = True) -> None:
+    """Puts the elements in order along an axis, in place, as NumPy's method does; `dr.sort` gives a sorted copy."""
+    cast_into(sort(self, axis, descending=descending), self)
 
 
 SEARCH = Operator(
@@ -59,25 +78,39 @@ SEARCH = Operator(
 )
 
 
-def searchsorted(x1: Array, x2: Any, /, *, side: str = "left") -> Array:
-    """Where each element of x2 would be inserted into the sorted one-dimensional x1."""
+def searchsorted(x1: Any, x2: Any, /, side: str = "left") -> Array:
+    """Where each element of x2 would be inserted into the sorted one-dimensional x1.
+
+    >>> import dagrun as dr
+    >>> dr.searchsorted(dr.asarray([1, 3, 5]), [3, 4])
+    array([1, 2])
+    """
+    values = x2 if isinstance(x2, Array) else None
+    x1 = x1 if isinstance(x1, Array) else asarray(x1, device=None if values is None else values.device)
     if x1.ndim != 1 or side not in ("left", "right"):
         raise ValueError(
             f"searchsorted: x1 has {x1.ndim} axes and side is {side!r}, expected one axis, 'left' or 'right'"
         )
-    values = x2 if isinstance(x2, Array) else asarray(x2, device=x1.device)
+    values = asarray(x2, device=x1.device) if values is None else values
     where = common_device("searchsorted", [x1, values])
     return apply(SEARCH, (x1, values), device_index(where), attributes=(("side", side),))  # type: ignore[no-any-return]
 
 
-def unique_values(x: Array, /) -> Array:
+def unique(x: Any, /, return_index: bool = False, return_inverse: bool = False, return_counts: bool = False) -> Any:
+    """The distinct elements, sorted; on request also their first places, the inverse and counts, as a tuple.
+
+    Their number depends on values: this waits.
+    """
+    x = as_array(x)
+    found = np.unique(x.numpy(copy=False), return_index, return_inverse, return_counts)
+    if isinstance(found, tuple):
+        return tuple(asarray(part, device=x.device) for part in found)
+    return asarray(found, device=x.device)
+
+
+def unique_values(x: Any, /) -> Array:
     """The distinct elements, sorted. Their number depends on values: this waits."""
-    return asarray(np.unique(x.numpy(copy=False)), device=x.device)
+    return unique(x)  # type: ignore[no-any-return]
 
 
-unique = unique_values
-
-extend(
-    sort=lambda self, axis=-1, **options: sort(self, axis=axis, **options),
-    argsort=lambda self, axis=-1, **options: argsort(self, axis=axis, **options),
-)
+extend(sort=_sort_in_place, argsort=argsort, searchsorted=searchsorted)

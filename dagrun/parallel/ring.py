@@ -1,7 +1,7 @@
 """The ring all-reduce (Patarasu and Yuan 2009) as ordinary tasks.
 
-Each of the n arrays is cut into n segments. In n - 1 steps of reduce-scatter, device d adds the segment that comes from
-its left neighbour to its own; after them each device holds one segment summed over all. In n - 1 steps of all-gather the
+Each of the n arrays is cut into n segments. In n - 1 steps of reduce-scatter, device d adds the segment that comes
+from its left neighbour to its own; after them each device holds one segment summed over all. In n - 1 steps of all-gather the
 sums travel on. Every element is added in one fixed order around the ring, whatever runs when: so every device gets
 the same bits, on any number of lanes. Segments are moved in chunks that fit a cache, each a task of its own: chunks of
 one segment follow each other around the ring without waiting for the whole of it.

@@ -5,7 +5,7 @@ and records at once. Only the first call on new layouts comes here: `apply` infe
 operator to a native body (or wraps its `compute` for the Python lane) and keeps the signature.
 """
 
-from dagrun.record.apply import apply, layout, pack_scalar, scalar_kind, signature_for
+from dagrun.record.apply import Known, apply, common_device, layout, pack_scalar, scalar_kind, signature_for, submit
 from dagrun.record.operator import OVERWRITE, READ, WRITE, Body, Operand, Operator
 
 __all__ = [
@@ -13,11 +13,14 @@ __all__ = [
     "READ",
     "WRITE",
     "Body",
+    "Known",
     "Operand",
     "Operator",
     "apply",
+    "common_device",
     "layout",
     "pack_scalar",
     "scalar_kind",
     "signature_for",
+    "submit",
 ]

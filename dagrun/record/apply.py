@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from dagrun.record.operator import OVERWRITE, READ, WRITE, Body, Operand, Operat
 
 MOST_SIGNATURES = 16384  # beyond, the cache starts anew: a program with ever new shapes must not grow for ever
 
-_signatures: dict[tuple[Any, ...], tuple[Any, Callable[..., None] | None]] = {}
+Known = tuple[Any, Callable[..., None] | None]  # a signature, and the body for the Python lane
+
+_signatures: dict[tuple[Any, ...], Known] = {}
 
 
 def layout(dtype: np.dtype[Any], shape: tuple[int, ...], strides: tuple[int, ...] | None = None) -> Any:
@@ -41,15 +44,27 @@ def scalar_kind(dtype: np.dtype[Any]) -> tuple[str, int, int]:
     return ("i" if dtype.kind == "i" else "u"), int(limits.min), int(limits.max)
 
 
+_SLOTS = {"b": "<?7x", "i": "<q", "u": "<Q", "f2": "<e6x", "f4": "<f4x", "f8": "<d"}
+
+
+@cache
+def _slot(dtype: np.dtype[Any]) -> struct.Struct:
+    return struct.Struct(_SLOTS.get(dtype.str[1:], _SLOTS.get(dtype.kind, "<d")))
+
+
 def pack_scalar(value: Any, dtype: np.dtype[Any]) -> bytes:
     """The eight bytes of a per-call scalar: its bits in `dtype`, integers extended to 64 bits.
 
     >>> pack_scalar(1.0, np.dtype("float32")).hex()
     '0000803f00000000'
     """
-    if dtype.kind in "iu":
-        return struct.pack("<q" if dtype.kind == "i" else "<Q", int(value))
-    return np.asarray(value, dtype).tobytes().ljust(8, b"\0")
+    slot = _slot(dtype)
+    try:
+        return slot.pack(value)
+    except OverflowError:  # a float beyond the largest of its dtype
+        return slot.pack(math.copysign(math.inf, value))
+    except struct.error:  # a value of another kind, or an integer beyond the largest double: OverflowError
+        return slot.pack(float(value) if dtype.kind == "f" else int(value))
 
 
 def _arrays_of(operands: Sequence[tuple[Any, int]], layouts: Sequence[Any]) -> list[np.ndarray[Any, Any]]:
@@ -93,7 +108,7 @@ def signature_for(
     scalars: tuple[np.dtype[Any], ...] = (),
     outputs: tuple[Any, ...] | None = None,
     attributes: tuple[tuple[str, Any], ...] = (),
-) -> tuple[Any, Callable[..., None] | None]:
+) -> Known:
     """The signature of an operator on layouts, and its Python body where it has no native one."""
     key = (operator, inputs, scalars, outputs, attributes)
     known = _signatures.get(key)
@@ -159,10 +174,23 @@ def apply(
     """
     layouts = tuple(array._layout for array in inputs)
     targets = None if outputs is None else tuple(array._layout for array in outputs)
-    signature, run = signature_for(operator, layouts, scalars, targets, attributes)
+    known = signature_for(operator, layouts, scalars, targets, attributes)
+    return submit(known, inputs, device, outputs, scalars, values)
+
+
+def submit(
+    known: Known,
+    inputs: tuple[Any, ...],
+    device: int,
+    outputs: tuple[Any, ...] | None = None,
+    scalars: tuple[np.dtype[Any], ...] = (),
+    values: tuple[Any, ...] = (),
+) -> Any:
+    """Records a signature (of `signature_for`) on arrays of its layouts; returns its result, or a tuple of them."""
+    signature, run = known
     if run is not None:
         return native.record(signature, inputs, b"", outputs, device, partial(run, values))
-    packed = b"".join(pack_scalar(value, dtype) for value, dtype in zip(values, scalars, strict=True))
+    packed = b"".join(map(pack_scalar, values, scalars)) if values else b""
     return native.record(signature, inputs, packed, outputs, device, None)
 
 

@@ -1,5 +1,6 @@
 """Pictures and figures of what ran, each a pure function of task records.
 
+live        graph and profile of code as it runs: `dr.graph`, `dr.profile`
 graph       what waits for what: networkx, dot, SVG, PNG; with fold (few boxes) and dot (running Graphviz)
 profile     where the time went, as a text table
 timeline    what ran when, as an SVG picture
@@ -9,7 +10,8 @@ style       colours, units and rows that they share; intervals: arithmetic of ti
 
 from dagrun.viz.chrome import save_chrome_trace
 from dagrun.viz.graph import Graph
+from dagrun.viz.live import graph, profile
 from dagrun.viz.profile import Profile
 from dagrun.viz.timeline import save_timeline
 
-__all__ = ["Graph", "Profile", "save_chrome_trace", "save_timeline"]
+__all__ = ["Graph", "Profile", "graph", "profile", "save_chrome_trace", "save_timeline"]

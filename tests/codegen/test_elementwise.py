@@ -78,7 +78,8 @@ def assert_same(actual: np.ndarray, expected: np.ndarray) -> None:
 
 def combinations() -> list[tuple[str, str]]:
     kind = {"b": "b", "i": "i", "u": "i", "f": "f"}
-    return [(op.name, dtype) for op in SCALAR_OPS.values() for dtype in DTYPES if kind[np.dtype(dtype).kind] in op.kinds]
+    every = [(op, dtype) for op in SCALAR_OPS.values() for dtype in DTYPES]
+    return [(op.name, dtype) for op, dtype in every if kind[np.dtype(dtype).kind] in op.kinds]
 
 
 @pytest.mark.parametrize(("op", "dtype"), combinations())
@@ -106,7 +107,7 @@ def test_operation_matches_numpy(op: str, dtype: str) -> None:
             unit = np.spacing(np.maximum(np.abs(expected[finite]), expected.dtype.type(smallest)))
             distance = np.abs(actual[finite] - expected[finite]) / unit
         worst = np.nanargmax(distance)
-        assert distance[worst] <= (1000 if op == "gelu" else 6), (args[0][finite][worst], actual[finite][worst], expected[finite][worst])
+        assert distance[worst] <= (1000 if op == "gelu" else 6), args[0][finite][worst]
     else:
         assert_same(actual, expected)
 

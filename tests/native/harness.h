@@ -170,10 +170,11 @@ struct Engine {
 
   // Asks for admission as a recorder does: `held` is let go while it waits for space.
   void admit(int64_t nbytes, std::unique_lock<std::mutex>& held) {
-    if (!executor.over_bound(nbytes)) return;
-    held.unlock();
-    executor.wait_for_space([this] { return poll(); });
-    held.lock();
+    while (executor.over_bound(nbytes)) {
+      held.unlock();
+      executor.wait_for_space([this] { return poll(); });
+      held.lock();
+    }
   }
 
   Buffer* new_buffer(int device, int64_t nbytes) {

@@ -255,7 +255,7 @@ struct Machine {
   // With `held` (of engine.recording) held; it is let go while the engine has no space or runs the task serially.
   TaskName record(Step& step, std::unique_lock<std::mutex>& held) {
     Executor& executor = engine.executor;
-    engine.admit(step.renews >= 0 ? nbytes : 0, held);
+    if (bounded) engine.admit(step.renews >= 0 ? nbytes : 0, held);
     Buffer* dropped = nullptr;
     TaskName name;
     {
@@ -316,6 +316,7 @@ struct Machine {
   Engine& engine;
   int64_t nbytes;
   std::vector<Buffer*> buffers;
+  bool bounded = true;  // asks for admission; only with engine.recording held
 };
 
 inline void check_failures(Engine& engine, std::vector<uint64_t> expected) {

@@ -17,8 +17,8 @@ namespace {
 
 void run_program(const Setup& setup, const Shape& shape, Random& random, int lane_limit = 1 << 30) {
   LaneWatch watch;
-  // What runs inline on the recording thread, or on streams, takes no lane.
-  if (!setup.settings.inline_bytes && !setup.simulated && setup.cpus == 1) watch.limit = lane_limit;
+  // What runs inline on the recording thread takes no lane, and a waiting thread helps beside all workers.
+  if (!setup.settings.inline_bytes && lane_limit < setup.settings.workers) watch.limit = lane_limit;
   std::deque<Step> program = random_program(random, shape, &watch);
   with_engine(setup, [&](Engine& engine) {
     if (setup.python) use_python(engine);
@@ -84,6 +84,7 @@ void simulated(Random random) {
   Setup setup;
   setup.settings = random_settings(random);
   setup.simulated = 2;
+  setup.lane_limit = random.pick({1, 1 << 30});
   setup.python = random.chance(30);
   setup.seed = random.next();
   Shape shape;
@@ -177,6 +178,7 @@ void apart(Random random) {
       std::deque<Step> program = random_program(own, shape);
       Machine machine(engine, shape);
       machine.buffers = common.buffers;
+      machine.bounded = false;
       while (machine.buffers.size() < static_cast<size_t>(shape.buffers))
         machine.buffers.push_back(engine.new_buffer(0, shape.nbytes));
       Model model = start;
@@ -234,7 +236,7 @@ constexpr Scenario kScenarios[] = {
     {"serial", serial, 8},         {"apart", apart, 10},         {"graphs", graphs, 12},
     {"bursts", bursts, 6},         {"barriers", barriers, 6},    {"waiters", waiters, 6},
     {"bounds", bounds, 8},         {"handles", handles, 8},      {"exports", exports, 12},
-    {"memory", memory_limit, 4},   {"cycles", cycles, 4},        {"unfinished", unfinished_stop, 2},
+    {"detaches", detaches, 4},     {"memory", memory_limit, 4},   {"cycles", cycles, 4},        {"unfinished", unfinished_stop, 2},
     {"limits", changing_limits, 6}, {"watched", watched, 6},
 };
 

@@ -76,7 +76,7 @@ def add_device(
     memory_limit: int = 0, cache_bytes: int = 1 << 30, overwrite_freed: bool = False, seed: int = 1,
 ) -> int:  # fmt: skip
     """Adds a device; returns its index. On `streams`, tasks run in a seeded random order on one thread."""
-    with executor.locked():
+    with executor.lock:
         numbers: list[range] = []
         lanes = [Lane() for _ in LANES]
         if streams:
@@ -95,14 +95,15 @@ def add_device(
 
 def set_lane_limit(device: int, lane: int, limit: int, /) -> None:
     """Bounds how many tasks of one lane a device runs at once."""
-    with executor.locked():
+    with executor.lock:
         executor.set_lane_limit(executor.devices[device], lane, limit)
         executor.condition.notify_all()
 
 
 def memory_stats(device: int, reset_peak: bool = False, /) -> dict[str, int]:
     """Bytes handed out, their peak, and bytes kept for reuse."""
-    with executor.locked():
+    with executor.lock:
+        executor.drain()
         memory = executor.devices[device].memory
         if reset_peak:
             memory.peak = memory.live
@@ -111,7 +112,8 @@ def memory_stats(device: int, reset_peak: bool = False, /) -> dict[str, int]:
 
 def trim_memory(device: int, /) -> None:
     """Gives cached memory back."""
-    with executor.locked():
+    with executor.lock:
+        executor.drain()
         executor.devices[device].memory.trim()
 
 
@@ -135,7 +137,7 @@ def layout(dtype: Any, code: int, itemsize: int, shape: tuple[int, ...], strides
         raise ValueError(f"strides {strides!r} do not fit shape {shape!r}")
     dims = tuple(map(index, shape))
     steps = contiguous_strides(dims, itemsize) if strides is None else tuple(map(index, strides))
-    with executor.condition:
+    with executor.lock:
         known = _layouts.get((code, dims, steps))
         if known is None:
             known = _layouts[code, dims, steps] = Layout(dtype, itemsize, dims, steps)
@@ -146,7 +148,7 @@ def empty(layout: Layout, device: int, /) -> Array:
     """An array whose values are not set."""
     nbytes = as_layout(layout).nbytes
     ready_to_record("make an array")
-    with executor.locked():
+    with executor.lock:
         return make_array(layout, executor.new_buffer(executor.devices[device], nbytes))
 
 
@@ -156,7 +158,7 @@ def view(array: Array, layout: Layout, offset: int, /) -> Array:
     buffer = as_array(array)._memory
     if layout.size and (lo + offset < 0 or hi + offset > buffer.nbytes):
         raise IndexError(f"view of bytes [{lo + offset}, {hi + offset}) in a buffer of {buffer.nbytes}")
-    with executor.locked():
+    with executor.lock:
         buffer.handles += 1
     return make_array(layout, buffer, offset)
 
@@ -171,7 +173,8 @@ def from_memory(layout: Layout, device: int, source: Any, copy: bool, /) -> Arra
     if not copy and nbytes:
         buffer.address, buffer.block = address, Block(address, nbytes, None, source)
     elif nbytes:
-        with executor.locked():
+        with executor.lock:
+            executor.drain()
             if not executor.ensure_memory(buffer):
                 raise MemoryError(f"no memory for an array of {nbytes} bytes on {buffer.device.name}")
         ctypes.memmove(buffer.address, address, nbytes)
@@ -185,7 +188,7 @@ def export(array: Array, /) -> memoryview:
         buffer = array._memory
         if executor.forked:  # a child only reads what was finished
             return make_export(Block(buffer.address, buffer.nbytes, None, references=2), True, executor.dropped)
-        with executor.locked():
+        with executor.lock:
             if buffer.pending_writer(array._region):
                 continue  # another thread wrote meanwhile
             block = executor.export_block(buffer)
@@ -216,7 +219,7 @@ def wait(array: Array, /) -> Array:
             "this array was not finished when the process forked, and its worker threads stayed in the parent; "
             "wait for it before forking, or use the 'spawn' start method"
         )
-    with executor.locked():
+    with executor.lock:
         failure = buffer.poison_of(region)
     if failure:
         failure.delivered = True
@@ -226,7 +229,7 @@ def wait(array: Array, /) -> Array:
 
 def is_ready(array: Array, /) -> bool:
     """Whether a wait would return at once."""
-    with executor.locked():
+    with executor.lock:
         return not as_array(array)._memory.pending_writer(array._region)
 
 
@@ -270,7 +273,7 @@ def push_batch(
     if not rising or len(urgency) != len(groups) or any(p >= i for i, group in enumerate(groups) for p in group):
         raise ValueError("task i of a batch may only come after tasks before it")
     body = Body(name, function=function_at(function))
-    with executor.locked():
+    with executor.lock:
         sequence = executor.push_batch(body, groups, urgency, executor.devices[device], current_site())
         executor.condition.notify_all()
     return sequence
@@ -281,7 +284,8 @@ def push_batch(
 
 def stats() -> dict[str, int]:
     """Counters of the engine."""
-    with executor.locked():
+    with executor.lock:
+        executor.drain()
         return {
             "recorded": executor.finished + executor.inlined + len(executor.tasks),
             "finished": executor.finished + executor.inlined,
@@ -317,7 +321,7 @@ def _describe(failure: Failure) -> dict[str, Any]:
 
 def failures(forget: bool = False, /) -> list[dict[str, Any]]:
     """The failed tasks, in program order."""
-    with executor.locked():
+    with executor.lock:
         found = sorted(executor.failures, key=lambda failure: failure.sequence)
         if forget:
             executor.garbage.extend(executor.failures)
@@ -325,6 +329,7 @@ def failures(forget: bool = False, /) -> list[dict[str, Any]]:
     descriptions = [_describe(failure) for failure in found]
     for failure in found if forget else ():
         failure.delivered = True
+    executor.dispose()
     return descriptions
 
 
@@ -332,7 +337,7 @@ def trace(on: bool, /) -> tuple[list[tuple], list[tuple]]:
     """Switches tracing; returns what was traced so far: tasks as recorded, and their runs."""
     if not on and executor.started:
         wait_all()
-    with executor.locked():
+    with executor.lock:
         executor.tracing = bool(on)
         traced = (executor.trace_tasks, executor.trace_events)
         executor.trace_tasks, executor.trace_events = [], []
@@ -341,7 +346,7 @@ def trace(on: bool, /) -> tuple[list[tuple], list[tuple]]:
 
 def unfinished(most: int = 1000, /) -> list[tuple]:
     """Tasks in flight and what each waits for: (sequence, state, name, shapes, device, site, predecessors)."""
-    with executor.locked():
+    with executor.lock:
         tasks = list(executor.tasks.values())[:most]
         before: dict[int, list[int]] = {task.sequence: [] for task in tasks}
         for task in tasks:
@@ -361,7 +366,7 @@ def last_writer(array: Array, /) -> tuple[int, str, Site]:
 
 def pause(on: bool, /) -> None:
     """Lanes take no further task until something waits."""
-    with executor.locked():
+    with executor.lock:
         executor.pause(bool(on))
 
 

@@ -4,20 +4,22 @@ Guarantees:
   - Bodies, callables and finalizers of foreign objects run without the lock (tiny tasks that run where they are
     recorded aside). One thread can take it twice: garbage collection can run a finalizer that calls in anywhere.
   - Finalizers of arrays and exports take no lock: they append to `dropped`, and whoever takes the lock next drains it.
+  - The lock is taken by `with` on the lock itself: no signal comes between taking it and the block that gives it back.
 """
 
 import ctypes
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 
 from .memory import Block, make_export
 from .scheduler import Scheduler
 from .tasks import OUT_OF_MEMORY, RAISED, WRITE, Buffer, Failure, Settings, Task
 
 HELP_BYTES = 1 << 15  # a waiting thread runs native tasks up to this cost itself
+POLL_SECONDS = 0.1  # a signal that comes just before a thread falls asleep does not wake it
 
 
 class Executor(Scheduler):
@@ -25,7 +27,8 @@ class Executor(Scheduler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.condition = threading.Condition()  # of the lock; told of everything that a sleeping thread may wait for
+        self.lock = threading.RLock()
+        self.condition = threading.Condition(self.lock)  # told of everything that a sleeping thread may wait for
         self.dropped: deque[Buffer | Block] = deque()  # handles and exports that are gone; appended without the lock
         self.local = threading.local()  # name, in_task: of this thread
         self.started = self.forked = self.interrupted = False
@@ -33,19 +36,14 @@ class Executor(Scheduler):
         self.threads: list[threading.Thread] = []
         self.names = self.admission_waits = 0
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Holds the lock; lets go of what finalizers and finished tasks left behind."""
-        with self.condition:
-            self._drain()
-            yield
-        while self.garbage:
-            try:
+    def dispose(self) -> None:
+        """Lets go of what finished tasks and dead buffers left behind; without the lock."""
+        with suppress(IndexError):
+            while True:
                 self.garbage.popleft()
-            except IndexError:  # another thread took the last one
-                break
 
-    def _drain(self) -> None:
+    def drain(self) -> None:
+        """Gives back what finalizers left behind; under the lock."""
         while self.dropped:
             item = self.dropped.popleft()
             if self.forked:
@@ -59,7 +57,7 @@ class Executor(Scheduler):
 
     def start(self, settings: Settings) -> None:
         """Starts the worker threads, the Python lane and the thread of the simulated streams."""
-        with self.locked():
+        with self.lock:
             self.thread_name()
             self.settings = settings
             self.random.seed(settings.shuffle_seed)
@@ -75,7 +73,7 @@ class Executor(Scheduler):
     def stop(self, seconds: float) -> bool:
         """Finishes what is in flight, then ends the threads; False: gave up waiting."""
         finished = self.wait_until(lambda: not self.tasks, seconds)
-        with self.locked():
+        with self.lock:
             self.started = False
             self.generation += 1
             threads, self.threads = self.threads, []
@@ -91,7 +89,8 @@ class Executor(Scheduler):
         """In the child: the threads are gone, and one of them may have held the lock."""
         if self.started:
             self.forked = True
-            self.condition = threading.Condition()
+            self.lock = threading.RLock()
+            self.condition = threading.Condition(self.lock)
 
     def thread_name(self) -> str:
         """How traces call this thread."""
@@ -107,10 +106,9 @@ class Executor(Scheduler):
     def _work(self, name: str, take: Callable[[], Task | None], generation: int) -> None:
         self.local.name = name
         while self.generation == generation:
-            with self.locked():
+            with self.lock:
                 while not (task := take()) and self.generation == generation:
                     self.condition.wait()
-                    self._drain()
             if task:
                 self._run(task)
 
@@ -123,7 +121,8 @@ class Executor(Scheduler):
             failure = self.execute(task)
         except BaseException as error:  # Ctrl-C just behind a body that ran here
             failure = self._fail(task, RAISED, exception=error)
-        with self.locked():
+        with self.lock:
+            self.drain()
             self.settle(task, failure)
             if self.tracing:
                 stream = -1
@@ -134,10 +133,11 @@ class Executor(Scheduler):
                 self.trace_events.append(event)
             self.finish(task)
             self.condition.notify_all()
+        self.dispose()
 
     def execute(self, task: Task) -> Failure | None:
         """Runs a body, or fails it with what poisoned its operands."""
-        with self.condition:
+        with self.lock:
             if failure := self.poison_of(task):
                 return failure
             addresses, refused_bytes = self.resolve(task)
@@ -160,7 +160,7 @@ class Executor(Scheduler):
     ) -> Failure:
         self.interrupted |= isinstance(exception, KeyboardInterrupt)
         failure = Failure(task.sequence, task.body, task.site, task.device, code, details, exception)
-        with self.condition:
+        with self.lock:
             self.failures.append(failure)
         return failure
 
@@ -170,7 +170,7 @@ class Executor(Scheduler):
         operands = []
         for spec in task.body.operands:
             buffer, offset = task.operands[spec.index]
-            with self.condition:
+            with self.lock:
                 block = self.export_block(buffer)
             assert block  # it was resolved
             operands.append((make_export(block, not spec.mode & WRITE, self.dropped), offset + spec.offset))
@@ -185,7 +185,7 @@ class Executor(Scheduler):
 
     def _detach(self, buffer: Buffer) -> None:
         """Replaces exported or lent memory by a copy; the task that calls it has the whole buffer to itself."""
-        with self.condition:
+        with self.lock:
             block = buffer.block
             if not block or not buffer.needs_detach():
                 return  # given back meanwhile
@@ -193,7 +193,7 @@ class Executor(Scheduler):
             buffer.detach_failed = not address
         if address:  # else the write that follows is refused: see `resolve`
             ctypes.memmove(address, block.address, buffer.nbytes)
-            with self.condition:
+            with self.lock:
                 buffer.address, buffer.block = address, None
                 self.drop_block(block)
 
@@ -204,17 +204,19 @@ class Executor(Scheduler):
 
         Raises KeyboardInterrupt when Ctrl-C hits this thread or a task that it runs.
         """
-        until = None if seconds is None else time.monotonic() + seconds
-        with self.locked():
+        until = time.monotonic() + (threading.TIMEOUT_MAX / 2 if seconds is None else seconds)
+        with self.lock:
             self.pause(False)
         while True:
-            with self.locked():
+            with self.lock:
+                self.drain()
                 while not (finished := done()) and not (task := self.take_python() or self.take_native(HELP_BYTES)):
-                    left = None if until is None else until - time.monotonic()
-                    if left is not None and left <= 0:
+                    left = until - time.monotonic()
+                    if left <= 0:
                         return False
-                    self.condition.wait(left)
-                    self._drain()
+                    self.condition.wait(min(left, POLL_SECONDS))
+                    self.drain()
+            self.dispose()
             if finished:
                 return True
             assert task
@@ -239,7 +241,8 @@ class Executor(Scheduler):
             tasks, nbytes = self.settings.max_inflight_tasks, self.settings.max_inflight_bytes
             return bool((tasks and len(self.tasks) >= tasks * share) or (nbytes and self.pinned >= nbytes * share))
 
-        with self.locked():
+        with self.lock:
+            self.drain()
             if not crowded(1.0):
                 return
             self.admission_waits += 1

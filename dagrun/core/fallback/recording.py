@@ -247,7 +247,8 @@ def record_operation(
     site = current_site()
     executor.wait_for_space()
     owned: list[Task] = []
-    with executor.locked():
+    with executor.lock:
+        executor.drain()
         if outputs is None:
             made = [executor.new_buffer(device, layout.nbytes) for layout in signature.outputs]
             results = tuple(make_array(layout, buffer) for layout, buffer in zip(signature.outputs, made))
@@ -270,6 +271,7 @@ def record_operation(
             owned.append(task)
         if owned:
             executor.condition.notify_all()
+    executor.dispose()
     for task in owned if executor.settings.serial else ():
         executor.run_serially(task)
     result = results[0] if len(results) == 1 else results

@@ -16,7 +16,7 @@ def overlaps(a: Region, b: Region) -> bool:
     """Whether two regions may share a byte: exact for intervals, a box and an interval, and boxes of one stride."""
     a_lo, a_hi, a_stride, a_width = a
     b_lo, b_hi, b_stride, b_width = b
-    if a_lo >= b_hi or b_lo >= a_hi:
+    if a_lo >= b_hi or b_lo >= a_hi or a_lo >= a_hi or b_lo >= b_hi:
         return False
     if not a_stride and not b_stride:
         return True

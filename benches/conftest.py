@@ -1,0 +1,237 @@
+"""What all benchmarks share: paired rounds, claims against a target, and the table of results.
+
+A benchmark runs dagrun and its peers in turn within every round, so that both see the same machine; a claim is the
+median over rounds of the ratio of the two, set against a target. Every claim becomes a line at the end of the run and a
+row of `benches/results/cpu.md` (and `cpu.json`). A target that is not met is reported, it does not fail the run.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import platform
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dagrun as dr
+from dagrun.core import configure, engine_stats, native
+
+RESULTS = Path(__file__).parent / "results"
+QUIET_SECONDS = 0.01  # before each measured run: idle threads of the run before stop spinning
+
+Run = Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One comparison: two medians, their ratio, and what was wanted of it."""
+
+    name: str
+    ours: str
+    peer: str
+    ratio: float
+    target: str  # empty: for information
+    met: bool | None  # None: no target
+
+    def line(self) -> str:
+        verdict = {True: "met", False: "NOT MET", None: "for information"}[self.met]
+        wanted = f" (target {self.target})" if self.target else ""
+        return f"{self.name}: dagrun {self.ours}, {self.peer}, ratio {self.ratio:.3g}{wanted}: {verdict}"
+
+
+def with_unit(value: float, unit: str) -> str:
+    """A figure with three digits: seconds as "us" or "ms", anything else as it is."""
+    scale = {"us": 1e6, "ms": 1e3}.get(unit, 1.0)
+    digits = f"{value * scale:.3g}" if abs(value * scale) < 1000 else f"{value * scale:.0f}"
+    return f"{digits} {unit}".strip()
+
+
+class Bench:
+    """The paired rounds of one test and the claims made of them."""
+
+    def __init__(self, benchmark: Any) -> None:
+        self.benchmark = benchmark
+        self.seconds: dict[str, list[float]] = {}
+        self.per = 1  # operations in one run: figures are shown for one of them
+        benchmark.extra_info["claims"] = []
+
+    def run(self, ours: Run, peers: dict[str, Run], *, rounds: int, warmup: int = 2, per: int = 1) -> None:
+        """Runs every peer and then dagrun in each of `rounds` rounds, after `warmup` rounds that do not count.
+
+        A run may return the seconds it took, where its preparation is not to be measured; else the whole call counts.
+        """
+        samples: dict[str, list[float]] = {name: [] for name in ("ours", *peers)}
+
+        def timed(name: str, run: Run) -> None:
+            time.sleep(QUIET_SECONDS)
+            begin = time.perf_counter()
+            own = run()
+            samples[name].append(own if isinstance(own, float) else time.perf_counter() - begin)
+
+        def run_peers() -> None:
+            for name, run in peers.items():
+                timed(name, run)
+
+        self.benchmark.pedantic(timed, ("ours", ours), setup=run_peers, rounds=rounds, warmup_rounds=warmup)
+        self.per = per
+        self.benchmark.stats.stats.data = samples["ours"][-rounds:]  # without the quiet and the preparation
+        self.seconds = {name: [s / per for s in values[-rounds:]] for name, values in samples.items()}
+
+    @staticmethod
+    def clock(function: Callable[..., Any], *arguments: Any) -> float:
+        """The seconds that a call takes."""
+        begin = time.perf_counter()
+        function(*arguments)
+        return time.perf_counter() - begin
+
+    @staticmethod
+    def in_threads(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> None:
+        """Calls the function with each tuple of arguments in a thread of its own; the first in this one."""
+        threads = [threading.Thread(target=function, args=own) for own in arguments[1:]]
+        for thread in threads:
+            thread.start()
+        function(*arguments[0])
+        for thread in threads:
+            thread.join()
+
+    def median(self, name: str = "ours") -> float:
+        return statistics.median(self.seconds[name])
+
+    def against(
+        self, name: str, peer: str, unit: str = "ms", *, at_least: float | None = None, at_most: float | None = None
+    ) -> None:
+        """Claims the median ratio to a peer of the last run: how many times its speed, or (`at_most`) its time."""
+        pairs = zip(self.seconds["ours"], self.seconds[peer], strict=True)
+        ratio = statistics.median(ours / its if at_most is not None else its / ours for ours, its in pairs)
+        shown = f"{peer} {with_unit(self.median(peer), unit)}"
+        self.claim(name, with_unit(self.median(), unit), shown, ratio, at_least=at_least, at_most=at_most)
+
+    def limit(
+        self, name: str, value: float, unit: str, at_most: float | None = None, at_least: float | None = None
+    ) -> None:
+        """Claims a figure against a fixed limit; the ratio is the share of the limit."""
+        bound = at_most if at_most is not None else at_least
+        assert bound is not None
+        met = value <= bound if at_most is not None else value >= bound
+        wanted = f"{'at most' if at_most is not None else 'at least'} {with_unit(bound, unit)}"
+        self._keep(Claim(name, with_unit(value, unit), f"limit {with_unit(bound, unit)}", value / bound, wanted, met))
+
+    def claim(
+        self, name: str, ours: str, peer: str, ratio: float, at_least: float | None = None, at_most: float | None = None
+    ) -> None:
+        """Claims a ratio that the test worked out itself."""
+        target, met = "", None
+        if at_least is not None:
+            target, met = f"at least {at_least:g} times its speed", ratio >= at_least
+        elif at_most is not None:
+            target, met = f"at most {at_most:g} times its time", ratio <= at_most
+        self._keep(Claim(name, ours, peer, ratio, target, met))
+
+    def _keep(self, claim: Claim) -> None:
+        self.benchmark.extra_info["claims"].append(asdict(claim))
+        print(claim.line())
+
+
+@pytest.fixture
+def bench(benchmark: Any) -> Bench:
+    """Paired rounds and claims for one test."""
+    return Bench(benchmark)
+
+
+@pytest.fixture(autouse=True)
+def engine_as_before() -> Iterator[None]:
+    """Each test begins and ends with an idle engine in its default setting."""
+    if engine_stats()["core"] != "native":
+        pytest.skip("the native core is not built here: these figures are about it")
+    faulthandler.cancel_dump_traceback_later()  # a long benchmark is no hang
+    defaults = configure()
+    yield
+    native.pause(False)
+    dr.wait()
+    configure(**defaults)
+
+
+# ---- pytest's hooks: which tests, and the report
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Benchmarks of many minutes run only where they are asked for: `pytest benches -m long`."""
+    if "long" not in config.option.markexpr:
+        long = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on, without what would name the machine."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"cpu": model, "cores": cores, "python": platform.python_version(), "numpy": np.__version__}
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    """Keeps host names out of what --benchmark-json writes."""
+    machine_info.clear()
+    machine_info.update(machine())
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    session = getattr(config, "_benchmarksession", None)
+    made = {b.fullname.split("/")[-1]: b.extra_info["claims"] for b in session.benchmarks} if session else {}
+    if not made:
+        return
+    terminalreporter.section("claims")
+    for claims in made.values():
+        for claim in claims:
+            terminalreporter.write_line(Claim(**claim).line())
+    path = RESULTS / "cpu.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    kept = known["benches"] if known.get("machine") == machine() else {}
+    merged = {name: claims for name, claims in {**kept, **made}.items() if still_there(name)}
+    report = {"machine": machine(), "benches": dict(sorted(merged.items()))}
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(report, indent=2) + "\n")
+    path.with_suffix(".md").write_text(table(report))
+    terminalreporter.write_line(f"written to {path.with_suffix('.md')}")
+
+
+def still_there(name: str) -> bool:
+    """Whether the benchmark of an earlier run, "file::test[parameter]", still exists."""
+    file, test = name.split("::")
+    path = RESULTS.parent / file
+    return path.exists() and f"def {test.split('[')[0]}(" in path.read_text()
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report as Markdown."""
+    where = report["machine"]
+    lines = [
+        "# Benchmarks on CPU devices",
+        "",
+        "Written by `make bench`; every ratio is the median of paired rounds of one run. Absolute figures are those of "
+        "this machine:",
+        f"{where['cpu']}, {where['cores']} cores, Python {where['python']}, NumPy {where['numpy']}.",
+    ]
+    file = ""
+    for name, claims in report["benches"].items():
+        if name.split("::")[0] != file:
+            file = name.split("::")[0]
+            lines += ["", f"## {file}", "", "| what | dagrun | peer | ratio | target | |", "|---|---|---|---|---|---|"]
+        for claim in claims:
+            met = {True: "met", False: "**not met**", None: ""}[claim["met"]]
+            cells = (claim["name"], claim["ours"], claim["peer"], f"{claim['ratio']:.3g}", claim["target"], met)
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"

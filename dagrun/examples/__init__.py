@@ -1,0 +1,1 @@
+"""Programs as users write them; the README and `dagrun demo` show them."""

@@ -1,0 +1,107 @@
+"""Matrices and grids: triangles, diagonals, traces, coordinates; all composed of other operators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dagrun.array import Array, as_array, extend
+from dagrun.ops.creation import arange, zeros
+from dagrun.ops.manipulation import broadcast_to, diagonal, expand_dims
+from dagrun.ops.reductions import sum
+from dagrun.ops.selection import where
+
+
+def diag(x: Any, /, k: int = 0) -> Array:
+    """A vector as diagonal `k` of a new matrix; of a matrix, a copy of diagonal `k`.
+
+    >>> import dagrun as dr
+    >>> dr.diag([1, 2])
+    array([[1, 0],
+           [0, 2]])
+    """
+    x = as_array(x)
+    if x.ndim == 2:
+        return diagonal(x, k).copy()
+    if x.ndim != 1:
+        raise ValueError(f"diag: the array has {x.ndim} axes, expected 1 or 2")
+    length = x.shape[0] + abs(k)
+    made = zeros((length, length), x.dtype, device=x.device)
+    diagonal(made, k)[...] = x
+    return made
+
+
+def trace(x: Any, /, offset: int = 0, axis1: int = 0, axis2: int = 1, *, dtype: Any = None) -> Array:
+    """The sum of the elements on a diagonal of two axes."""
+    return sum(diagonal(x, offset, axis1, axis2), -1, dtype=dtype)
+
+
+def _triangle(x: Any, k: int, lower: bool) -> Array:
+    x = as_array(x)
+    if x.ndim == 1:
+        x = broadcast_to(x, (x.shape[0], x.shape[0]))
+    if x.ndim < 2:
+        raise ValueError(f"{'tril' if lower else 'triu'}: the array has no axes, expected at least 1")
+    rows = arange(x.shape[-2], device=x.device)[:, None] + k
+    columns = arange(x.shape[-1], device=x.device)
+    return where(columns <= rows if lower else columns >= rows, x, x.dtype.type(0))  # type: ignore[no-any-return]
+
+
+def tril(x: Any, /, k: int = 0) -> Array:
+    """A copy with zeros above diagonal `k`.
+
+    >>> import dagrun as dr
+    >>> dr.tril(dr.ones((2, 2)))
+    array([[1., 0.],
+           [1., 1.]])
+    """
+    return _triangle(x, k, lower=True)
+
+
+def triu(x: Any, /, k: int = 0) -> Array:
+    """A copy with zeros below diagonal `k`."""
+    return _triangle(x, k, lower=False)
+
+
+def meshgrid(*arrays: Any, indexing: str = "xy") -> list[Array]:
+    """The coordinates of a grid: array i varies along axis i ("ij"), or the first two exchanged ("xy"). Read-only views.
+
+    >>> import dagrun as dr
+    >>> [x.shape for x in dr.meshgrid([1, 2], [3, 4, 5])]
+    [(3, 2), (3, 2)]
+    """
+    if indexing not in ("xy", "ij"):
+        raise ValueError(f"meshgrid: indexing is {indexing!r}, expected 'xy' or 'ij'")
+    parts = [as_array(x).reshape(-1) for x in arrays]
+    order = list(range(len(parts)))
+    if indexing == "xy" and len(parts) > 1:
+        order[:2] = [1, 0]
+    shape = [0] * len(parts)
+    for part, axis in zip(parts, order, strict=True):
+        shape[axis] = part.size
+    spread = [
+        expand_dims(part, tuple(i for i in range(len(parts)) if i != axis))
+        for part, axis in zip(parts, order, strict=True)
+    ]
+    return [broadcast_to(x, tuple(shape)) for x in spread]
+
+
+def diff(x: Any, /, n: int = 1, axis: int = -1) -> Array:
+    """The differences of neighbours along an axis, taken n times; of booleans, whether they differ.
+
+    >>> import dagrun as dr
+    >>> dr.diff(dr.asarray([1, 4, 9]))
+    array([3, 5])
+    """
+    x = as_array(x)
+    if n < 0:
+        raise ValueError(f"diff: taken {n} times, expected a number that is not negative")
+    for _ in range(n):
+        last = x.swapaxes(axis, -1)
+        pair = last[..., 1:], last[..., :-1]
+        x = (pair[0] != pair[1] if x.dtype == np.bool_ else pair[0] - pair[1]).swapaxes(axis, -1)
+    return x
+
+
+extend(trace=trace)

@@ -1,0 +1,219 @@
+"""NumPy's functions on dagrun arrays: `np.exp(x)`, `np.concatenate([x, y])` and `ndarray + x` record dagrun operations.
+
+What dagrun does not have, or not with the options given, is computed by NumPy: that waits and gives NumPy arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from inspect import Parameter, signature
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from dagrun.array import Array, as_array, extend
+from dagrun.ops import (
+    comparing,
+    creation,
+    dtypes,
+    indexing,
+    joining,
+    linalg,
+    manipulation,
+    mathematics,
+    matrices,
+    movement,
+    reductions,
+    selection,
+    sorting,
+)
+from dagrun.ops.elementwise import Elementwise, make, record
+from dagrun.ops.promotion import by_ufunc
+
+# ---- functions of elements: __array_ufunc__
+
+_CALLS: dict[str, Callable[..., Any]] = mathematics.UFUNCS | {"matmul": linalg.matmul, "vecdot": linalg.vecdot}
+_METHODS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("add", "reduce"): reductions.sum,
+    ("multiply", "reduce"): reductions.prod,
+    ("maximum", "reduce"): reductions.max,
+    ("minimum", "reduce"): reductions.min,
+    ("logical_and", "reduce"): reductions.all,
+    ("logical_or", "reduce"): reductions.any,
+    ("add", "accumulate"): reductions.cumulative_sum,
+    ("multiply", "accumulate"): reductions.cumulative_prod,
+}
+
+
+@cache
+def _operator(ufunc: np.ufunc) -> Elementwise:
+    """An operator of a NumPy function that dagrun does not have, computed by it on the Python lane."""
+    return make(ufunc.__name__, ufunc, by_ufunc(ufunc))
+
+
+@cache
+def _counterpart(ufunc: np.ufunc, method: str) -> Callable[..., Any] | None:
+    """The dagrun function that does what a method of a NumPy function does."""
+    if method != "__call__":
+        return _outer(ufunc) if method == "outer" else _METHODS.get((ufunc.__name__, method))
+    if getattr(np, ufunc.__name__, None) is ufunc and ufunc.__name__ in _CALLS:
+        return _CALLS[ufunc.__name__]
+    if ufunc.nout > 1 or ufunc.signature is not None:
+        return None
+    return lambda *inputs, out=None: record(_operator(ufunc), *inputs, out=out)
+
+
+def _outer(ufunc: np.ufunc) -> Callable[..., Any]:
+    def outer(x1: Any, x2: Any) -> Any:
+        a, b = as_array(x1), as_array(x2)
+        return ufunc(a.reshape(a.shape + (1,) * b.ndim), b)
+
+    return outer
+
+
+def array_ufunc(self: Array, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+    """What a NumPy function does with dagrun arrays among its operands: it records the dagrun operation.
+
+    A NumPy array as `out`, as in `ndarray += x`, is written before the call returns.
+    """
+    out: Any = options.pop("out", (None,))
+    for operand in (*inputs, *out):
+        if type(operand) is not Array and not isinstance(operand, _FAMILIAR):
+            return NotImplemented
+    target = out[0] if len(out) == 1 else None
+    function = _counterpart(ufunc, method)
+    if function is not None and len(out) == 1 and _takes(function, len(inputs), options):
+        if method in ("reduce", "accumulate"):
+            options.setdefault("axis", 0)
+        if target is None:
+            return function(*inputs, **options)
+        if type(target) is Array and _takes(function, len(inputs), {"out": target}):
+            return function(*inputs, out=target, **options)
+        result = as_array(function(*inputs, **options))
+        if type(target) is Array:
+            target[...] = result
+        else:
+            np.copyto(target, result.numpy(copy=False), casting="same_kind")
+        return target
+    if any(type(operand) is Array for operand in out):
+        return NotImplemented
+    if out != (None,):
+        options["out"] = out
+    return getattr(ufunc, method)(*map(_numpy, inputs), **options)
+
+
+_FAMILIAR = (np.ndarray, np.generic, bool, int, float, complex, list, tuple, type(None))
+
+
+@cache
+def _parameters(function: Callable[..., Any]) -> tuple[float, frozenset[str]]:
+    """How many positional arguments a function takes at most, and the names of those that it takes by name."""
+    given = signature(function).parameters.values()
+    positional = sum(p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD) for p in given)
+    endless = any(p.kind is Parameter.VAR_POSITIONAL for p in given)
+    named = frozenset(p.name for p in given if p.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY))
+    return (float("inf") if endless else positional), named
+
+
+def _takes(function: Callable[..., Any], count: int, options: Mapping[str, Any]) -> bool:
+    most, named = _parameters(function)
+    return count <= most and named.issuperset(options)
+
+
+def _numpy(value: Any) -> Any:
+    """A value with the dagrun arrays in it as read-only NumPy arrays; waits for them."""
+    if type(value) is Array:
+        return value.numpy(copy=False)
+    if type(value) in (list, tuple):
+        return type(value)(map(_numpy, value))
+    return value
+
+
+# ---- all other functions: __array_function__
+
+
+def _clip(a: Any, a_min: Any = None, a_max: Any = None, *, min: Any = None, max: Any = None) -> Any:
+    return selection.clip(a, a_min if min is None else min, a_max if max is None else max)
+
+
+def _size(a: Array, axis: int | Sequence[int] | None = None) -> int:
+    if axis is None:
+        return a.size
+    return int(np.prod([a.shape[i] for i in manipulation.normal_axes(axis, a.ndim, "size")], dtype=np.int64))
+
+
+def _copyto(dst: Any, src: Any) -> None:
+    if type(dst) is Array:
+        dst[...] = src
+    else:
+        np.copyto(dst, _numpy(src))
+
+
+_NAMES: tuple[tuple[ModuleType, str], ...] = (
+    (comparing, "allclose array_equal isclose"),
+    (creation, "empty_like full_like ones_like zeros_like"),
+    (dtypes, "can_cast result_type"),
+    (indexing, "take take_along_axis"),
+    (joining, "array_split concatenate hstack repeat roll split stack tile unstack vstack"),
+    (linalg, "dot inner outer tensordot"),
+    (
+        manipulation,
+        "atleast_1d atleast_2d broadcast_to diagonal expand_dims flip matrix_transpose moveaxis ravel squeeze swapaxes",
+    ),
+    (mathematics, "round"),
+    (matrices, "diag diff trace tril triu"),
+    (movement, "astype copy"),
+    (
+        reductions,
+        "all any argmax argmin count_nonzero cumprod cumsum cumulative_prod cumulative_sum max mean median min prod "
+        "std sum var",
+    ),
+    (selection, "argwhere nonzero where"),
+    (sorting, "argsort searchsorted sort unique unique_values"),
+)
+_FUNCTIONS: dict[Any, Callable[..., Any]] = {
+    getattr(np, name): getattr(module, name) for module, names in _NAMES for name in names.split() if hasattr(np, name)
+} | {
+    np.amax: reductions.max,
+    np.amin: reductions.min,
+    np.around: mathematics.round,
+    np.broadcast_arrays: lambda *args: tuple(manipulation.broadcast_arrays(*args)),
+    np.clip: _clip,
+    np.copyto: _copyto,
+    np.meshgrid: lambda *args, indexing="xy": tuple(matrices.meshgrid(*args, indexing=indexing)),
+    np.ndim: lambda a: a.ndim,
+    np.reshape: lambda a, shape, /, *, copy=None: manipulation.reshape(a, shape, copy=copy),
+    np.shape: lambda a: a.shape,
+    np.size: _size,
+    np.transpose: lambda a, axes=None: manipulation.transpose(a, axes),
+}
+
+
+def array_function(
+    self: Array, function: Callable[..., Any], types: Any, args: Sequence[Any], options: Mapping[str, Any]
+) -> Any:
+    """What any other NumPy function does with dagrun arrays among its arguments."""
+    if not all(kind is Array or issubclass(kind, np.ndarray) for kind in types):
+        return NotImplemented
+    own = _FUNCTIONS.get(function)
+    if own is not None and _takes(own, len(args), options):
+        return own(*args, **options)
+    return function(*map(_numpy, args), **{name: _numpy(value) for name, value in options.items()})
+
+
+# ---- the array standard
+
+_VERSIONS = (None, "2021.12", "2022.12", "2023.12", "2024.12")
+
+
+def array_namespace(self: Array, *, api_version: str | None = None) -> ModuleType:
+    """The module whose functions take arrays like this one, `dagrun` (array API)."""
+    if api_version not in _VERSIONS:
+        raise ValueError(f"array API version {api_version!r}: expected one of {', '.join(map(str, _VERSIONS))}")
+    return import_module("dagrun")
+
+
+extend(__array_ufunc__=array_ufunc, __array_function__=array_function, __array_namespace__=array_namespace)

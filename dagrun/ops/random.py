@@ -1,0 +1,234 @@
+"""Random numbers that depend on the generator, its seed and program order alone (Philox4x32-10, Salmon et al. 2011).
+
+Each operation takes the generator's next stream when it is recorded; element i of its result is a function of the seed,
+the stream and i. So values do not depend on lanes, devices or timing, and several threads may draw from generators of
+their own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dagrun.array import Array
+from dagrun.codegen.philox import philox_kernel, philox_params
+from dagrun.core import device_index
+from dagrun.devices import Device, current_device
+from dagrun.devices import device as find_device
+from dagrun.ops.cutting import cut
+from dagrun.ops.indexing import take
+from dagrun.ops.sorting import argsort
+from dagrun.record import OVERWRITE, WRITE, Body, Operand, Operator, apply, layout
+
+_U64 = np.dtype(np.uint64)
+Size = int | Sequence[int] | None
+
+
+def _infer(inputs: Sequence[Any], scalars: Sequence[Any], *, kind: str, shape: tuple[int, ...], dtype: Any) -> Any:
+    return ((shape, dtype),)
+
+
+def _no_numpy(xp: Any, *operands: Any, **attributes: Any) -> Any:
+    raise NotImplementedError("random numbers have native bodies only")
+
+
+def _lower(
+    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], *, kind: str, shape: Any, dtype: Any
+) -> tuple[Body, ...]:
+    (output,) = outputs
+    address = philox_kernel(kind, dtype)
+    bodies = []
+    blocks = -(-output.size // 4)
+    for low, high in cut(blocks, 8 * output.nbytes) if output.size else [(0, 0)]:
+        first, last = 4 * low, min(4 * high, output.size)
+        part = None if (first, last) == (0, output.size) else layout(dtype, (last - first,))
+        operand = Operand(0, WRITE | OVERWRITE, first * dtype.itemsize, part)
+        bodies.append(
+            Body(address, philox_params(last - first, first), (operand,), 4 * (last - first) * dtype.itemsize)
+        )
+    return tuple(bodies)
+
+
+RANDOM = Operator("random", _infer, _no_numpy, _lower)
+
+
+class Generator:
+    """A source of random numbers: a seed, and a count of the operations that drew from it.
+
+    >>> import dagrun as dr
+    >>> a, b = dr.random.Generator(7), dr.random.Generator(7)
+    >>> bool((a.normal(size=3) == b.normal(size=3)).all())
+    True
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        self._lock = threading.Lock()
+        self.seed(seed)
+
+    def seed(self, seed: int | None = None) -> None:
+        """Starts anew from a seed (an integer below 2**64); from the system's entropy where it is None."""
+        if seed is None:
+            seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 1 << 64:
+            raise ValueError(f"seed: {seed!r} is no seed, expected an integer from 0 to 2**64 - 1")
+        with self._lock:
+            self._key, self._stream = int(seed), 0
+
+    def state(self) -> tuple[int, int]:
+        """Seed and number of operations that drew so far; `set_state` goes back there."""
+        return self._key, self._stream
+
+    def set_state(self, state: tuple[int, int]) -> None:
+        """Goes back to what `state` gave."""
+        with self._lock:
+            self._key, self._stream = int(state[0]), int(state[1])
+
+    def _draw(
+        self, kind: str, size: Size, dtype: Any, device: str | Device | None, extra: tuple[int, ...] = ()
+    ) -> Array:
+        where = current_device() if device is None else find_device(device)
+        shape = () if size is None else (int(size),) if isinstance(size, (int, np.integer)) else tuple(map(int, size))
+        with self._lock:
+            stream = self._stream
+            self._stream += 1
+        values = (self._key, stream, *extra)
+        return apply(  # type: ignore[no-any-return]
+            RANDOM,
+            (),
+            device_index(where),
+            scalars=(_U64,) * len(values),
+            values=values,
+            attributes=(("kind", kind), ("shape", shape), ("dtype", np.dtype(dtype))),
+        )
+
+    def random(self, size: Size = None, dtype: Any = np.float64, *, device: str | Device | None = None) -> Array:
+        """Uniform in [0, 1); float64 or float32."""
+        return self._draw("uniform", size, _floating(dtype), device)
+
+    def uniform(
+        self,
+        low: float = 0.0,
+        high: float = 1.0,
+        size: Size = None,
+        dtype: Any = np.float64,
+        *,
+        device: str | Device | None = None,
+    ) -> Array:
+        """Uniform in [low, high); float64 or float32."""
+        return self.random(size, dtype, device=device) * (float(high) - float(low)) + float(low)
+
+    def normal(
+        self,
+        loc: float = 0.0,
+        scale: float = 1.0,
+        size: Size = None,
+        dtype: Any = np.float64,
+        *,
+        device: str | Device | None = None,
+    ) -> Array:
+        """Normal with mean `loc` and standard deviation `scale`; float64 or float32 (Box and Muller 1958)."""
+        if scale < 0:
+            raise ValueError(f"normal: scale is {scale}, expected no negative standard deviation")
+        drawn = self._draw("normal", size, _floating(dtype), device)
+        return drawn if (loc, scale) == (0, 1) else drawn * float(scale) + float(loc)
+
+    def integers(
+        self,
+        low: int,
+        high: int | None = None,
+        size: Size = None,
+        dtype: Any = np.int64,
+        *,
+        device: str | Device | None = None,
+    ) -> Array:
+        """Integers from `low` (0 if only one bound is given) below `high`, each as likely to within 2**-64."""
+        if high is None:
+            low, high = 0, low
+        final = np.dtype(dtype)
+        if final.kind not in "iu":
+            raise TypeError(f"integers: dtype {final}, expected an integer dtype")
+        limits = np.iinfo(final)
+        if not limits.min <= low < high <= int(limits.max) + 1:
+            raise ValueError(
+                f"integers: bounds {low} and {high}, expected {limits.min} <= low < high <= {int(limits.max) + 1}"
+            )
+        return self._draw("bounded", size, final, device, (low % (1 << 64), (high - low) % (1 << 64)))
+
+    def permutation(self, n: int | Array, *, device: str | Device | None = None) -> Array:
+        """The numbers 0 to n - 1 in random order, or an array's rows in random order."""
+        count = n.shape[0] if isinstance(n, Array) else int(n)
+        where = n.device if isinstance(n, Array) else device
+        order = argsort(self._draw("uint64", count, np.uint64, where))
+        return take(n, order, axis=0) if isinstance(n, Array) else order
+
+    def choice(self, a: int | Array, size: Size = None, *, replace: bool = True) -> Array:
+        """Elements of an array (or of 0 to a - 1), drawn with or without putting them back."""
+        count = a.shape[0] if isinstance(a, Array) else int(a)
+        where = a.device if isinstance(a, Array) else None
+        if replace:
+            index = self.integers(0, count, size, device=where)
+        else:
+            wanted = 1 if size is None else int(np.prod(size))
+            if wanted > count:
+                raise ValueError(f"choice: {wanted} of {count} elements cannot be drawn without putting them back")
+            index = self.permutation(count, device=where)[:wanted]
+            index = index.reshape(() if size is None else size)
+        return take(a, index, axis=0) if isinstance(a, Array) else index
+
+
+def _floating(dtype: Any) -> np.dtype[Any]:
+    final = np.dtype(dtype)
+    if final not in (np.float32, np.float64):
+        raise TypeError(f"random numbers of dtype {final}: expected float32 or float64")
+    return final
+
+
+_default = Generator(0)
+
+seed = _default.seed
+random = _default.random
+uniform = _default.uniform
+normal = _default.normal
+integers = _default.integers
+randint = _default.integers
+permutation = _default.permutation
+choice = _default.choice
+
+
+def rand(*shape: int, dtype: Any = np.float64, device: str | Device | None = None) -> Array:
+    """Uniform in [0, 1), of this shape."""
+    return _default.random(shape, dtype, device=device)
+
+
+def randn(*shape: int, dtype: Any = np.float64, device: str | Device | None = None) -> Array:
+    """Standard normal, of this shape."""
+    return _default.normal(size=shape, dtype=dtype, device=device)
+
+
+def default_rng(seed: int | None = None) -> Generator:
+    """A generator of its own, as `numpy.random.default_rng`."""
+    return Generator(seed)
+
+
+def shuffle(x: Array) -> None:
+    """Puts the rows of an array into random order, in place."""
+    x[...] = _default.permutation(x)
+
+
+def get_state() -> tuple[int, int]:
+    """The state of the default generator."""
+    return _default.state()
+
+
+def set_state(state: tuple[int, int]) -> None:
+    """Sets the state of the default generator."""
+    _default.set_state(state)
+
+
+__all__ = [
+    "Generator", "choice", "default_rng", "get_state", "integers", "normal", "permutation", "rand", "randint", "randn",
+    "random", "seed", "set_state", "shuffle", "uniform",
+]  # fmt: skip

@@ -1,0 +1,84 @@
+"""Choosing between values: where, clip, nonzero, and assignment through masks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dagrun.array import Array, asarray, extend, is_weak
+from dagrun.ops.elementwise import make, record
+from dagrun.ops.mathematics import maximum, minimum, positive
+from dagrun.ops.promotion import Kind, bounds, by_ufunc
+
+
+def _resolve_where(kinds: tuple[Kind, ...], out: np.dtype[Any] | None) -> tuple[np.dtype[Any], np.dtype[Any]]:
+    compute, result = by_ufunc(np.maximum)(kinds[1:], out)
+    return result if compute is None else compute, result
+
+
+WHERE = make("where", lambda condition, x1, x2: np.where(condition, x1, x2), _resolve_where)
+
+
+def where(condition: Any, x1: Any = None, x2: Any = None, /) -> Any:
+    """Elements of x1 where the condition is true, else of x2; all three broadcast. With a condition only: `nonzero`.
+
+    >>> import dagrun as dr
+    >>> dr.where(dr.asarray([True, False]), 1, dr.asarray([5, 6]))
+    array([1, 6])
+    """
+    if x1 is None and x2 is None:
+        return nonzero(condition)
+    if x1 is None or x2 is None:
+        raise ValueError("where: expected either the condition alone, or both x1 and x2")
+    return record(WHERE, as_condition(condition, x1, x2), x1, x2)
+
+
+def as_condition(condition: Any, *others: Any) -> Array:
+    """A condition as an array of booleans, on the device of the others where it is none yet."""
+    if not isinstance(condition, Array):
+        device = next((x.device for x in others if isinstance(x, Array)), None)
+        condition = asarray(condition, device=device)
+    return condition if condition.dtype == np.bool_ else condition != 0
+
+
+def clip(x: Any, /, min: Any = None, max: Any = None, *, out: Array | None = None) -> Array:
+    """x limited to [min, max]; either may be None.
+
+    >>> import dagrun as dr
+    >>> dr.clip(dr.asarray([-2, 0, 9]), 0, 5)
+    array([0, 0, 5])
+    """
+    x = x if isinstance(x, Array) else asarray(x)
+    if x.dtype.kind in "iu":  # a bound beyond the dtype limits nothing
+        low, high = bounds(x.dtype)
+        min = None if is_weak(min) and min <= low else min
+        max = None if is_weak(max) and max >= high else max
+    if min is None and max is None:
+        return positive(x, out=out)
+    if max is None:
+        return maximum(x, min, out=out)
+    return minimum(x if min is None else maximum(x, min), max, out=out)
+
+
+def nonzero(x: Any, /) -> tuple[Array, ...]:
+    """Positions of the elements that are not zero, an array for each axis. Their number depends on values: this waits.
+
+    >>> import dagrun as dr
+    >>> dr.nonzero(dr.asarray([0, 7, 0, 9]))
+    (array([1, 3]),)
+    """
+    x = x if isinstance(x, Array) else asarray(x)
+    return tuple(asarray(positions, device=x.device) for positions in np.nonzero(x.numpy(copy=False)))
+
+
+def argwhere(x: Any, /) -> Array:
+    """Positions of the elements that are not zero, one per row. Their number depends on values: this waits."""
+    x = x if isinstance(x, Array) else asarray(x)
+    return asarray(np.argwhere(x.numpy(copy=False)), device=x.device)
+
+
+extend(
+    nonzero=nonzero,
+    clip=lambda self, min=None, max=None, **options: clip(self, min, max, **options),
+)

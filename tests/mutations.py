@@ -1,0 +1,136 @@
+"""The engine's rules, each broken on purpose: a text of the native sources, and what replaces it in the mutant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """`file` is in dagrun/native; `old` stands there exactly once."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+MUTATIONS = [
+    # ---- edges
+    Mutation(
+        "no edge from a write to a later read",
+        "executor.cpp",
+        "if (overlaps(write.region, region)) add_edge(index, write, kRAW, edges, trace);",
+        "",
+    ),
+    Mutation(
+        "no edge from a read to a later write",
+        "executor.cpp",
+        "order_after(buffer->reads, kWAR);",
+        "buffer->reads.clear();",
+    ),
+    Mutation(
+        "no edge from a write to a later write",
+        "executor.cpp",
+        "order_after(buffer->writes, kWAW);",
+        "buffer->writes.clear();",
+    ),
+    Mutation(
+        "reads are not remembered",
+        "executor.cpp",
+        "buffer->reads.push_back({region, sequence, index});",
+        "",
+    ),
+    Mutation(
+        "a strided box overlaps only what begins in it",
+        "region.h",
+        "return gap < width_a || gap + width_b > stride;",
+        "return gap < width_a;",
+    ),
+    Mutation(
+        "a write takes the place of all that it touches",
+        "region.h",
+        "if (!outer.stride) return outer.lo <= inner.lo && inner.hi <= outer.hi;",
+        "if (!outer.stride) return true;",
+    ),
+    Mutation(
+        "tiny work runs before what it reads is written",
+        "executor.cpp",
+        "if (pending(buffer->writes, region).slot || ((spec.mode & kWrite) && pending(buffer->reads, region).slot)) "
+        "return false;",
+        "",
+    ),
+    # ---- streams
+    Mutation("no wait for an event", "streams.cpp", "  enqueue_wait(stream, source.event);\n", ""),
+    Mutation(
+        "an old event stands for a new one",
+        "streams.cpp",
+        "if (source.event_position < position) {",
+        "if (!source.event) {",
+    ),
+    Mutation(
+        "one wait for a stream counts for ever",
+        "streams.cpp",
+        "clock[other] = std::max(clock[other], source.event_position);",
+        "clock[other] = UINT64_MAX;",
+    ),
+    Mutation(
+        "no wait for what was launched before the edge",
+        "executor.cpp",
+        "streams->note_wait(arguments(index).stream, from.stream, from.position);",
+        ";",
+    ),
+    Mutation(
+        "a task is enqueued without what launched before it",
+        "executor.cpp",
+        "if (launched) arguments(index).stream->waits.emplace_back(launched->stream, launched->position);",
+        "(void)launched;",
+    ),
+    Mutation(
+        "a buffer moves under enqueued work",
+        "executor.cpp",
+        "body->lane != kPython && !body->detaches &&",
+        "body->lane != kPython &&",
+    ),
+    # ---- lifetimes
+    Mutation(
+        "memory goes back while tasks need it",
+        "executor.cpp",
+        "  } else if (left < kHandle) {\n",
+        "  } else if (left < kHandle) {\n    if (char* data = buffer->data.exchange(nullptr)) "
+        "buffer->device->memory.release(data, nbytes);\n",
+    ),
+    Mutation(
+        "exported memory is written",
+        "executor.cpp",
+        "return block && (!block->device || block->references.load(std::memory_order_acquire) > 1);",
+        "return block && false;",
+    ),
+    # ---- failures and bounds
+    Mutation(
+        "poison is not looked for",
+        "executor.cpp",
+        "    if (found && (!first || found->sequence < first->sequence)) first = found;\n",
+        "",
+    ),
+    Mutation("any write heals", "executor.cpp", "if (failure || (spec.mode & kOverwrite)) {", "if (true) {"),
+    Mutation(
+        "failures do not poison",
+        "executor.cpp",
+        "      poison->push_back({region, failure});",
+        "      ;",
+    ),
+    Mutation(
+        "the bounds are off",
+        "executor.h",
+        "return (budget_tasks_ < 0 || budget_bytes_ < 0) &&",
+        "return false && (budget_tasks_ < 0 || budget_bytes_ < 0) &&",
+    ),
+    Mutation(
+        "failures are not delivered to wait",
+        "waiting.cpp",
+        "  if (auto failure = executor.poison_of(handle->buffer, region)) {",
+        "  if (auto failure = std::shared_ptr<Failure>()) {",
+    ),
+    Mutation("nobody wakes a sleeping worker", "executor.cpp", "  park_cv_.notify_one();", "  ;"),
+]

@@ -1,0 +1,101 @@
+"""Every rule of the engine, broken on purpose, is noticed: each mutant is built from the sources and must fail."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from mutations import MUTATIONS, Mutation
+
+ROOT = Path(__file__).parent.parent
+TESTS = ["tests/test_tour.py", "tests/test_promises.py", "tests/test_random_programs.py"]
+COMPILER = shutil.which(os.environ.get("CXX", "g++"))
+
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(COMPILER is None, reason="mutants are built with a C++ compiler, and there is none"),
+]
+
+
+def compile_source(source: Path, target: Path) -> None:
+    include = sysconfig.get_path("include")
+    command = [
+        COMPILER,
+        "-std=c++17",
+        "-O1",
+        "-DNDEBUG",
+        "-fPIC",
+        "-pthread",
+        f"-I{include}",
+        "-c",
+        source,
+        "-o",
+        target,
+    ]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+class Workshop:
+    """A copy of the package and its tests, with the native sources compiled once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        ignored = shutil.ignore_patterns("*.so", "__pycache__")
+        shutil.copytree(ROOT / "dagrun", folder / "dagrun", ignore=ignored)
+        shutil.copytree(ROOT / "tests", folder / "tests", ignore=ignored)
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        self.native = folder / "dagrun" / "native"
+        self.objects = folder / "objects"
+        self.objects.mkdir()
+        for source in sorted(self.native.glob("*.cpp")):
+            compile_source(source, self.objects / f"{source.stem}.o")
+
+    def build(self, changed: list[str]) -> None:
+        """Links the extension, with these sources compiled anew."""
+        objects = {path.stem: path for path in self.objects.glob("*.o")}
+        for stem in changed:
+            objects[stem] = self.folder / f"{stem}.mutant.o"
+            compile_source(self.native / f"{stem}.cpp", objects[stem])
+        target = self.folder / "dagrun" / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
+        command = [str(COMPILER), "-shared", "-pthread", *map(str, objects.values()), "-o", str(target)]
+        subprocess.run(command, check=True)
+
+    def test(self) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--timeout", "40", *TESTS]
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(self.folder),
+            "DAGRUN_CORE": "native",
+            "DAGRUN_EXIT_SECONDS": "1",
+        }
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, env=environment, timeout=800)
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    made = Workshop(tmp_path_factory.mktemp("mutants") / "tree")
+    made.build([])
+    done = made.test()
+    assert done.returncode == 0, f"the engine as it is fails:\n{done.stdout}\n{done.stderr}"
+    return made
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+def test_mutants_are_caught(workshop: Workshop, mutation: Mutation) -> None:
+    path = workshop.native / mutation.file
+    original = path.read_text()
+    assert original.count(mutation.old) == 1, f"{mutation.file} no longer holds the text of this mutation exactly once"
+    path.write_text(original.replace(mutation.old, mutation.new))
+    try:
+        stems = [path.stem] if path.suffix == ".cpp" else [source.stem for source in workshop.native.glob("*.cpp")]
+        workshop.build(stems)
+        assert workshop.test().returncode != 0, "every test passes with this rule broken"
+    finally:
+        path.write_text(original)

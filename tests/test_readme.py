@@ -1,0 +1,20 @@
+"""The README's program is the one that the demo runs, and it is short."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_program_in_the_readme_is_the_demo() -> None:
+    program = (ROOT / "dagrun/examples/mnist_mlp.py").read_text().strip()
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert program in [block.strip() for block in blocks]
+    assert len(program.splitlines()) <= 60
+
+
+def test_the_first_program_of_the_readme_runs() -> None:
+    first = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0]
+    exec(compile(first, "README.md", "exec"), {})
