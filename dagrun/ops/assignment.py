@@ -54,13 +54,16 @@ def setitem(x: Array, key: Any, value: Any) -> None:
         _set_where(x, key, value)
         return
     chosen = selection(x, key)
+    shape = selected_shape(x, chosen.pattern, chosen.arrays)
+    if 0 in shape:
+        check_bounds(x, chosen)
     simple = single_axis(x, chosen)
     if simple is not None:
         x, axis = simple
         chosen = Selection((*(EVERYTHING,) * axis, ("array", axis)), chosen.arrays)
     if type(value) is not Array:
         value = asarray(value, x.dtype if is_weak(value) else None, device=x.device)
-    value = _fitting(value, selected_shape(x, chosen.pattern, chosen.arrays))
+    value = _fitting(value, shape)
     common_device("setitem", [x, *chosen.arrays, value])
     inputs = tuple(copied(array) if array._buffer == x._buffer else array for array in (*chosen.arrays, value))
     apply(SET, inputs, device_index(x.device), outputs=(x,), attributes=(("pattern", chosen.pattern),))

@@ -229,6 +229,17 @@ def single_axis(x: Array, chosen: Selection) -> tuple[Array, int] | None:
     return view, sum(type(item) is not int for item in pattern[:place])
 
 
+def check_bounds(x: Array, chosen: Selection) -> None:
+    """IndexError for an index out of range, for selections without elements: nobody could wait for their failure."""
+    if 0 in np.broadcast_shapes(*(array.shape for array in chosen.arrays)):
+        return
+    for (_, axis), index in zip(filter(_is_array, chosen.pattern), chosen.arrays, strict=True):
+        values, length = index.numpy(copy=False), x.shape[axis]
+        wrong = values[(values < -length) | (values >= length)]
+        if wrong.size:
+            raise IndexError(f"index {wrong[0]} is out of bounds for axis {axis} with size {length}")
+
+
 def getitem(x: Array, key: Any, /) -> Array:
     """x[key]: a view for integers, slices, None and ...; a copy for integer arrays; boolean arrays wait for their values."""
     frozen = basic_key(key)
@@ -238,7 +249,11 @@ def getitem(x: Array, key: Any, /) -> Array:
     chosen = selection(x, key)
     simple = single_axis(x, chosen)
     if simple is not None:
+        if not simple[0].size:
+            check_bounds(x, chosen)
         return _take(simple[0], chosen.arrays[0], simple[1])
+    if 0 in selected_shape(x, chosen.pattern, chosen.arrays):
+        check_bounds(x, chosen)
     attributes = (("pattern", chosen.pattern),)
     return apply(GET, (x, *chosen.arrays), device_index(x.device), attributes=attributes)  # type: ignore[no-any-return]
 
@@ -289,7 +304,10 @@ def take(x: Any, indices: Any, /, axis: int | None = None) -> Array:
     x = as_array(x)
     if axis is None:
         x, axis = x.reshape(-1), 0
-    return _take(x, _integers(indices, x, "take"), normal_axis(axis, x.ndim, "take"))
+    index, place = _integers(indices, x, "take"), normal_axis(axis, x.ndim, "take")
+    if not x.size:
+        check_bounds(x, Selection((("array", place),), (index,)))
+    return _take(x, index, place)
 
 
 TAKE_ALONG = Operator(

@@ -1,10 +1,10 @@
 """The ring all-reduce (Patarasu and Yuan 2009) as ordinary tasks.
 
 Each of the n arrays is cut into n segments. In n - 1 steps of reduce-scatter, device d adds the segment that comes
-from its left neighbour to its own; after them each device holds one segment summed over all. In n - 1 steps of all-gather the
-sums travel on. Every element is added in one fixed order around the ring, whatever runs when: so every device gets
-the same bits, on any number of lanes. Segments are moved in chunks that fit a cache, each a task of its own: chunks of
-one segment follow each other around the ring without waiting for the whole of it.
+from its left neighbour to its own; after them each device holds one segment summed over all. In n - 1 steps of
+all-gather the sums travel on. Every element is added in one fixed order around the ring, whatever runs when: so every
+device gets the same bits, on any number of lanes. Segments are moved in chunks that fit a cache, each a task of its
+own: chunks of one segment follow each other around the ring without waiting for the whole of it.
 """
 
 from __future__ import annotations
@@ -76,6 +76,11 @@ def _chunks(start: int, stop: int, itemsize: int) -> list[tuple[int, int]]:
     return [(start + low, start + high) for low, high in _bounds(stop - start, count)] if count else []
 
 
+def _flat(array: Array) -> Array:
+    """The elements one after another in memory: a view where they lie so, else a copy."""
+    return reshape(array if array._layout.contiguous else copy(array), -1)
+
+
 def all_reduce(arrays: Sequence[Array]) -> list[Array]:
     """The elementwise sum of arrays on different devices, as a list with the sum on each device.
 
@@ -91,7 +96,7 @@ def all_reduce(arrays: Sequence[Array]) -> list[Array]:
     n = len(arrays)
     if n == 1:
         return [copy(arrays[0])]
-    sources = [reshape(array, -1) for array in arrays]
+    sources = [_flat(array) for array in arrays]
     indices = [device_index(array.device) for array in arrays]
     sums = [empty(source.shape, source.dtype, device=source.device) for source in sources]
     itemsize, size = sources[0].itemsize, sources[0].size

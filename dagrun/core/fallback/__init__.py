@@ -221,8 +221,11 @@ def wait(array: Array, /) -> Array:
         )
     with executor.lock:
         failure = buffer.poison_of(region)
+        for other in executor.failures:
+            if failure and other.operation == failure.operation:
+                other.delivered = True  # one error tells of all the pieces of an operation
     if failure:
-        failure.delivered = True
+        failure.delivered = True  # it may have been forgotten
         raise hooks.make_error(_describe(failure)) if hooks.make_error else RuntimeError("a task failed")
     return array
 

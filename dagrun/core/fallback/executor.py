@@ -159,7 +159,7 @@ class Executor(Scheduler):
         self, task: Task, code: int, details: tuple[int, ...] = (0, 0, 0, 0), exception: BaseException | None = None
     ) -> Failure:
         self.interrupted |= isinstance(exception, KeyboardInterrupt)
-        failure = Failure(task.sequence, task.body, task.site, task.device, code, details, exception)
+        failure = Failure(task.sequence, task.body, task.site, task.device, code, details, exception, task.operation)
         with self.lock:
             self.failures.append(failure)
         return failure
@@ -200,8 +200,9 @@ class Executor(Scheduler):
     # ---- wait
 
     def wait_until(self, done: Callable[[], bool], seconds: float | None = None) -> bool:
-        """Blocks until `done()`, asked under the lock, and runs ready work meanwhile; False: the time is over.
+        """Blocks until `done()`, asked under the lock; False: the time is over.
 
+        Runs ready work meanwhile, unless it may not take all the time in the world: a task may never return.
         Raises KeyboardInterrupt when Ctrl-C hits this thread or a task that it runs.
         """
         until = time.monotonic() + (threading.TIMEOUT_MAX / 2 if seconds is None else seconds)
@@ -210,7 +211,8 @@ class Executor(Scheduler):
         while True:
             with self.lock:
                 self.drain()
-                while not (finished := done()) and not (task := self.take_python() or self.take_native(HELP_BYTES)):
+                task = None
+                while not (finished := done()) and not (seconds is None and (task := self._take_to_help())):
                     left = until - time.monotonic()
                     if left <= 0:
                         return False
@@ -221,6 +223,9 @@ class Executor(Scheduler):
                 return True
             assert task
             self.run_here(task)
+
+    def _take_to_help(self) -> Task | None:
+        return self.take_python() or self.take_native(HELP_BYTES)
 
     def run_here(self, task: Task) -> None:
         """Runs a task on a thread of the user, which gets the Ctrl-C that hit it."""

@@ -260,9 +260,11 @@ def record_operation(
                     owned.append(executor.new_task(body, ((buffer, 0),), b"", None, buffer.device, site))
                     executor.push(owned[-1])
         operands = tuple((array._memory, array._offset) for array in (*results, *inputs))
+        first = executor.next_sequence
         for body in signature._bodies:
             inline = not callable and executor.may_inline(body, operands, device)
             task = executor.new_task(body, operands, scalars, callable, device, site)
+            task.operation = first
             if inline:
                 executor.settle(task, executor.execute(task))
                 executor.inlined += 1

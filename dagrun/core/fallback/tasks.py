@@ -81,6 +81,7 @@ class Failure:
     code: int
     details: tuple[int, ...]  # of OUT_OF_MEMORY: bytes asked for
     exception: BaseException | None
+    operation: int  # as the task's
     delivered: bool = False
 
 
@@ -94,6 +95,7 @@ class Task:
     device: Device
     site: Site
     priority: int = 0
+    operation: int = 0  # sequence number of the first of the tasks that one operation was cut into
     owned: bool = False  # serial engine: the thread that recorded it runs it
     pending: int = 0  # unfinished predecessors
     state: str = "pending"  # then ready, running, done

@@ -3,10 +3,11 @@
 import json
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
-from .lab import ADD, INOUT, PACKAGE, SHIFT, Gate, Lab, elementwise, failing, message_of
+from .lab import ADD, INOUT, PACKAGE, PYTHON, SHIFT, Gate, Lab, elementwise, failing, message_of
 
 
 def user_lines(lab: Lab) -> Any:
@@ -106,8 +107,10 @@ def stop_gives_up(lab: Lab) -> Any:
     gate = Gate()
     x = lab.record("stuck", gate.body, lab.array([1]))
     gate.entered.wait()
+    n.pause(True)
+    lab.record("stuck too", 0, lab.array([1]), lane=PYTHON, callable=lambda operands: threading.Event().wait())
     assert n.stop(0.01) is False
-    assert n.stats()["in_flight"] == 1 and not n.is_ready(x)
+    assert n.stats()["in_flight"] == 2 and not n.is_ready(x)
 
 
 def fork(lab: Lab) -> Any:

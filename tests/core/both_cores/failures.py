@@ -6,7 +6,7 @@ import threading
 from array import array
 from typing import Any
 
-from .lab import ADD, COPY_OF, INOUT, PYTHON, SHIFT, Lab, elementwise, failing, message_of
+from .lab import ADD, COPY_OF, INOUT, LONG, PYTHON, SHIFT, Lab, elementwise, failing, message_of
 
 
 def poison(lab: Lab) -> Any:
@@ -54,6 +54,19 @@ def first_failure_wins(lab: Lab) -> Any:
     assert [(f["name"], f["delivered"]) for f in lab.n.failures()] == [("first", True), ("second", False)]
     lab.n.set_hooks(make_error=None)
     return None
+
+
+def pieces(lab: Lab) -> Any:
+    """One error tells of all the tasks that an operation was cut into, and of no other operation."""
+    lab.start(2, inline_bytes=LONG)
+    x = lab.array([1])
+    for cost in (0, 2 * LONG):
+        cut = lab.record("cut", failing(), x, pieces=3, cost=cost)
+        lab.record("other", failing(), x, cost=cost)
+        lab.n.wait_all()
+        assert lab.error_of(cut)["name"] == "cut"
+        failures = [(f["name"], f["delivered"]) for f in lab.n.failures(True)]
+        assert failures == [("cut", True), ("cut", True), ("cut", True), ("other", False)]
 
 
 def out_of_memory(lab: Lab) -> Any:

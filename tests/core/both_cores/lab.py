@@ -114,7 +114,7 @@ class Lab:
 
     def signature(
         self, name: str, body: int, output: Any, inputs: list[Any], mode: int = OUT, lane: int = COMPUTE,
-        priority: int = 0, scalars: int = 0, cost: int = LONG, explain: Any = None,
+        priority: int = 0, scalars: int = 0, cost: int = LONG, explain: Any = None, pieces: int = 1,
     ) -> Any:  # fmt: skip
         layouts = [output, *inputs]
         strides = [((0,) * (2 - item.ndim) + item.strides) for item in layouts]
@@ -123,8 +123,8 @@ class Lab:
         params = struct.pack(f"{len(numbers)}q", *numbers)
         operands = ((0, 0, mode, None), *((i, 0, READ, None) for i in range(1, len(layouts))))
         return self.n.Signature(
-            name, f"shapes of {name}", (output,), tuple(inputs), ((body, params, cost, operands),), lane, priority,
-            scalars, "f", 0, 0, explain,
+            name, f"shapes of {name}", (output,), tuple(inputs), ((body, params, cost, operands),) * pieces, lane,
+            priority, scalars, "f", 0, 0, explain,
         )  # fmt: skip
 
     def record(
