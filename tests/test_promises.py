@@ -32,6 +32,9 @@ def run_program(text: str, **environment: str) -> subprocess.CompletedProcess[st
 # ---- 2: asynchrony
 
 
+@pytest.mark.skipif(
+    dr.engine_stats()["core"] == "python", reason="without a compiler, bodies are called through Python"
+)
 def test_2_recorded_work_advances_while_the_main_thread_spins() -> None:
     """The switch interval keeps every other Python thread out: only work that needs no GIL can finish."""
     interval = sys.getswitchinterval()

@@ -266,7 +266,7 @@ def _at_exit() -> None:
         print(f"dagrun: {len(failures)} operation(s) failed and nothing waited for their results:", file=sys.stderr)
         for failure in failures[:5]:
             print(operation_error(failure), file=sys.stderr)
-    if settings().debug >= 2:
+    if settings().debug >= 1:
         print(f"dagrun: {engine_stats()}", file=sys.stderr)
 
 

@@ -263,10 +263,10 @@ bool Executor::add_edge(uint32_t index, const AccessRecord& record, EdgeKind kin
   for (uint64_t sequence : recent_) {
     if (sequence == record.sequence) return false;
   }
+  recent_.push_back(record.sequence);
   if (trace) trace->predecessors.emplace_back(record.sequence, kind);
   Task& from = slot(record.task);
   if (from.sequence.load(std::memory_order_acquire) != record.sequence) return false;  // done, its slot reused
-  recent_.push_back(record.sequence);
   Task& task = slot(index);
   Streams* streams = devices_[task.device]->streams;
   if ((task.flags & kStreamed) && (from.flags & kStreamed) && devices_[from.device]->streams == streams) {
@@ -625,7 +625,7 @@ int64_t Executor::resolve(const Body* body, const Operand* operands, char** data
 Block* Executor::export_block(Buffer* buffer) {
   Block* block = buffer->block.load(std::memory_order_acquire);
   if (!block) {
-    ensure_memory(buffer);
+    if (!ensure_memory(buffer)) return nullptr;
     block = new Block();
     block->memory = buffer->data.load(std::memory_order_acquire);
     block->nbytes = buffer->nbytes;
@@ -671,9 +671,10 @@ std::shared_ptr<Failure> Executor::find_poison(const Body* body, const Operand* 
   return first;
 }
 
-std::shared_ptr<Failure> Executor::poison_of(Buffer* buffer, const Region& region) {
+std::shared_ptr<Failure> Executor::poison_of(Buffer* buffer, const Region& region, bool locked) {
   if (!buffer->poison.load(std::memory_order_acquire)) return nullptr;
-  std::lock_guard<std::mutex> guard(failure_mutex_);
+  std::unique_lock<std::mutex> guard(failure_mutex_, std::defer_lock);
+  if (locked) guard.lock();
   auto* poison = buffer->poison.load(std::memory_order_relaxed);
   std::shared_ptr<Failure> first;
   if (!poison) return first;
@@ -821,7 +822,7 @@ void Executor::walk_launched(uint32_t index, Worker* worker) {
 }
 
 void Executor::free_slot(uint32_t index, Worker* worker) {
-  slot(index).next[0].store(worker->free_head, std::memory_order_release);  // after its lists were closed: see unfinished
+  slot(index).next[0].store(worker->free_head, std::memory_order_release);  // see unfinished
   worker->free_head = index;
   if (worker->free_count++ == 0) worker->free_tail = index;
   if (worker->free_count >= 64) flush_free(worker);
@@ -1353,7 +1354,7 @@ std::vector<Executor::Waiting> Executor::unfinished(size_t most) {
       while (links && links != kClosed) {
         Task& holder = slot(links >> 4);
         const uint32_t next = holder.next[links & 15].load(std::memory_order_acquire);
-        if (head->load(std::memory_order_acquire) == kClosed) break;  // the list was walked meanwhile: `next` may be anything
+        if (head->load(std::memory_order_acquire) == kClosed) break;  // walked meanwhile: `next` may be anything
         const uint32_t index = holder.sequence.load(std::memory_order_relaxed) ? links >> 4 : holder.site;
         auto entry = place.find(index);
         if (entry != place.end()) result[entry->second].predecessors.push_back(result[i].name);

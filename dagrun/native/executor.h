@@ -30,7 +30,7 @@ class Streams;
 struct LaneBound {
   SpinLock lock;
   int limit = 1 << 30;
-  std::atomic<bool> bounded{false};  // tasks are counted: the limit is, or since the start was, below the number of workers
+  std::atomic<bool> bounded{false};  // tasks are counted: the limit is, or was since the start, below the workers
   int running = 0;
   std::vector<uint32_t> backlog;  // ready, waiting for the lane; the earliest in program order goes first
 };
@@ -171,7 +171,8 @@ class Executor {
   Block* export_block(Buffer* buffer);  // under the record lock, no pending writer
   bool needs_detach(Buffer* buffer);
   void detach(Buffer* buffer);          // runs inside a task that has the whole buffer to itself
-  std::shared_ptr<Failure> poison_of(Buffer* buffer, const Region& region);
+  // With locked false only one thread may be left (after a fork).
+  std::shared_ptr<Failure> poison_of(Buffer* buffer, const Region& region, bool locked = true);
 
   // ---- wait
   bool is_done(TaskName name) {

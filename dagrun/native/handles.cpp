@@ -38,9 +38,11 @@ void find_region(Layout* layout) {
   if (layout->size == 0) return;
   int64_t lo = 0, hi = layout->itemsize;
   std::vector<std::pair<int64_t, int64_t>> dims;  // |stride|, length
+  bool repeats = false;                           // a broadcast axis: one byte stands for several elements
   for (int i = 0; i < ndim; i++) {
     const int64_t extent = (shape[i] - 1) * strides[i];
     (extent < 0 ? lo : hi) += extent;
+    repeats |= shape[i] > 1 && strides[i] == 0;
     if (shape[i] > 1) dims.emplace_back(strides[i] < 0 ? -strides[i] : strides[i], shape[i]);
   }
   std::sort(dims.begin(), dims.end());
@@ -63,7 +65,7 @@ void find_region(Layout* layout) {
   if (stride && divides && width < stride) layout->region = {lo, hi, stride, width};
   const Region& r = layout->region;
   const int64_t held = r.stride ? ((hi - lo - r.width) / r.stride + 1) * r.width : hi - lo;
-  layout->exact = held == layout->nbytes;
+  layout->exact = held == layout->nbytes && divides && !repeats;
 }
 
 void layout_dealloc(PyObject* self) {
@@ -347,8 +349,7 @@ PyObject* export_handle(Handle* handle, bool readonly) {
       if (executor.pending_writer(handle->buffer, region).slot) continue;  // another thread wrote meanwhile
       block = executor.export_block(handle->buffer);
     }
-    if (!block->memory && block->nbytes) {
-      executor.drop_block(block);
+    if (!block) {
       return PyErr_Format(PyExc_MemoryError, "no memory for an array of %lld bytes", (long long)handle->buffer->nbytes);
     }
     return make_export(block, readonly);

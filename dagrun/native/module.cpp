@@ -14,6 +14,13 @@ std::unique_ptr<SimulatedStreams> simulated;
 
 Executor& engine() { return *module.executor; }
 
+// nullptr with ValueError set where there is no such device.
+Device* device_at(int index) {
+  if (index >= 0 && index < engine().device_count()) return engine().device(index);
+  PyErr_Format(PyExc_ValueError, "no device %d: there are %d", index, engine().device_count());
+  return nullptr;
+}
+
 PyObject* none_or_error(bool good) {
   if (!good) return nullptr;
   Py_RETURN_NONE;
@@ -99,6 +106,8 @@ PyObject* add_device(PyObject*, PyObject* args, PyObject* kwargs) {
   if (!PyArg_ParseTupleAndKeywords(args, kwargs, "sOiii|pLLpK", const_cast<char**>(names), &name, &object, &compute, &copy,
                                    &communication, &streams, &limit, &cache, &overwrite, &seed))
     return nullptr;
+  if (compute < 1 || copy < 1 || communication < 1)
+    return PyErr_Format(PyExc_ValueError, "%s: lanes %d, %d, %d, expected at least one of each kind", name, compute, copy, communication);
   Device* device = engine().add_device(name);
   device->memory.limit_bytes = limit;
   device->memory.cache_bytes = cache;
@@ -119,14 +128,15 @@ PyObject* add_device(PyObject*, PyObject* args, PyObject* kwargs) {
 
 PyObject* set_lane_limit(PyObject*, PyObject* args) {
   int device, lane, limit;
-  if (!PyArg_ParseTuple(args, "iii", &device, &lane, &limit)) return nullptr;
+  if (!PyArg_ParseTuple(args, "iii", &device, &lane, &limit) || !device_at(device)) return nullptr;
+  if (lane < 0 || lane >= kPython || limit < 1) return PyErr_Format(PyExc_ValueError, "limit %d of lane %d", limit, lane);
   engine().set_lane_limit(engine().device(device), static_cast<Lane>(lane), limit);
   Py_RETURN_NONE;
 }
 
 PyObject* memory_stats(PyObject*, PyObject* args) {
   int device, reset = 0;
-  if (!PyArg_ParseTuple(args, "i|p", &device, &reset)) return nullptr;
+  if (!PyArg_ParseTuple(args, "i|p", &device, &reset) || !device_at(device)) return nullptr;
   Allocator& memory = engine().device(device)->memory;
   if (reset) memory.reset_peak();
   const MemoryStats s = memory.stats();
@@ -136,7 +146,7 @@ PyObject* memory_stats(PyObject*, PyObject* args) {
 
 PyObject* trim_memory(PyObject*, PyObject* args) {
   int device;
-  if (!PyArg_ParseTuple(args, "i", &device)) return nullptr;
+  if (!PyArg_ParseTuple(args, "i", &device) || !device_at(device)) return nullptr;
   engine().device(device)->memory.trim();
   Py_RETURN_NONE;
 }
@@ -190,7 +200,7 @@ PyObject* empty(PyObject*, PyObject* args) {
   int device;
   Layout* layout;
   if (!PyArg_ParseTuple(args, "Oi", &object, &device) || !get_layout(object, &layout)) return nullptr;
-  if (!ready_to_record("make an array")) return nullptr;
+  if (!device_at(device) || !ready_to_record("make an array")) return nullptr;
   Buffer* buffer;
   {
     std::lock_guard<SpinLock> guard(engine().record_lock());
@@ -221,7 +231,7 @@ PyObject* from_memory(PyObject*, PyObject* args) {
   Layout* layout;
   if (!PyArg_ParseTuple(args, "OiOp", &layout_object, &device, &source, &copy) || !get_layout(layout_object, &layout))
     return nullptr;
-  if (!ready_to_record("make an array")) return nullptr;
+  if (!device_at(device) || !ready_to_record("make an array")) return nullptr;
   Py_buffer bytes;
   if (PyObject_GetBuffer(source, &bytes, PyBUF_SIMPLE) < 0) return nullptr;
   if (bytes.len != layout->nbytes) {
@@ -281,8 +291,9 @@ PyObject* wait(PyObject*, PyObject* object) {
 PyObject* is_ready(PyObject*, PyObject* object) {
   Handle* handle = as_handle(object);
   if (!handle) return nullptr;
-  std::lock_guard<SpinLock> guard(engine().record_lock());
   const Region region = shifted(handle->layout->region, handle->offset);
+  if (module.forked) return PyBool_FromLong(engine().pending_writer(handle->buffer, region).slot == 0);
+  std::lock_guard<SpinLock> guard(engine().record_lock());
   return PyBool_FromLong(engine().pending_writer(handle->buffer, region).slot == 0);
 }
 
@@ -313,7 +324,7 @@ PyObject* record_call(PyObject*, PyObject* args) {
   }
   if (in.size() != signature->operation->inputs.size() || PyBytes_GET_SIZE(scalars) != 8 * signature->operation->scalar_count)
     return PyErr_Format(PyExc_ValueError, "operands do not fit the signature of %s", signature->operation->name.c_str());
-  if (device < 0 || device >= engine().device_count()) return PyErr_Format(PyExc_ValueError, "no device %d", device);
+  if (!device_at(device)) return nullptr;
   std::vector<uint64_t> values(static_cast<size_t>(signature->operation->scalar_count) + 1);
   memcpy(values.data(), PyBytes_AS_STRING(scalars), static_cast<size_t>(PyBytes_GET_SIZE(scalars)));
   return record(signature, in.data(), values.data(), outputs == Py_None ? nullptr : out.data(), engine().device(device),
@@ -345,7 +356,12 @@ PyObject* push_batch(PyObject*, PyObject* args) {
   unsigned long long function = 0;
   PyObject* priorities_object = Py_None;
   if (!PyArg_ParseTuple(args, "y*y*is|KO", &first, &predecessors, &device, &name, &function, &priorities_object)) return nullptr;
-  if (!ready_to_record("record a batch")) return nullptr;
+  if (!device_at(device) || !ready_to_record("record a batch")) return nullptr;
+  if (first.len < 4) {
+    PyBuffer_Release(&first);
+    PyBuffer_Release(&predecessors);
+    return PyErr_Format(PyExc_ValueError, "first is empty, expected one entry more than there are tasks");
+  }
   auto* body = new Body();  // lives on: batches are few and prepared
   body->name = engine().intern(name);
   body->function = reinterpret_cast<Function>(function);
@@ -357,8 +373,10 @@ PyObject* push_batch(PyObject*, PyObject* args) {
   batch.bodies = bodies.data();
   batch.device = static_cast<uint16_t>(device);
   batch.site = current_site();
-  bool good = batch.first[batch.count] * 4ULL <= static_cast<unsigned long long>(predecessors.len);
+  bool good = true;
   for (uint32_t i = 0; good && i < batch.count; i++) {
+    good = batch.first[i] <= batch.first[i + 1] && batch.first[i + 1] * 4ULL <= static_cast<unsigned long long>(predecessors.len);
+    if (!good) break;
     for (uint32_t p = batch.first[i]; p < batch.first[i + 1]; p++) good = good && batch.predecessors[p] < i;
   }
   Py_buffer priorities{};

@@ -384,7 +384,11 @@ PyObject* binary(int op, PyObject* left, PyObject* right, bool in_place) {
       }
       if (good) {
         Handle* output = reinterpret_cast<Handle*>(left);
-        return record(entry.signature, inputs, &scalar, in_place ? &output : nullptr, inputs[0]->buffer->device, nullptr);
+        // The entry may be replaced while the bound is waited for without the GIL.
+        PyObject* held = Py_NewRef(reinterpret_cast<PyObject*>(entry.signature));
+        PyObject* result = record(entry.signature, inputs, &scalar, in_place ? &output : nullptr, inputs[0]->buffer->device, nullptr);
+        Py_DECREF(held);
+        return result;
       }
     }
   }

@@ -82,13 +82,19 @@ PyObject* failure_dict(const Failure& failure) {
                        failure.delivered ? Py_True : Py_False);
 }
 
+// The sequence number of the first task of the operation that failed.
+static uint64_t first_piece(const Failure& failure) {
+  const auto& bodies = static_cast<const Operation*>(failure.owner)->bodies;
+  for (size_t i = 0; i < bodies.size(); i++) {
+    if (bodies[i].get() == failure.body) return failure.sequence - i;
+  }
+  return failure.sequence;
+}
+
 void raise_failure(const std::shared_ptr<Failure>& failure) {
-  // The pieces of one operation fail each on its own: one error tells of them all.
-  const auto* operation = static_cast<const Operation*>(failure->owner);
-  const uint64_t pieces = operation ? operation->bodies.size() : 1;
+  // The pieces of one operation fail each on its own: one error tells of them all. They were recorded in a row.
   for (auto& other : module.executor->failures()) {
-    const uint64_t apart = std::max(other->sequence, failure->sequence) - std::min(other->sequence, failure->sequence);
-    if (other->owner == failure->owner && apart < pieces) other->delivered = true;
+    if (other->owner && other->owner == failure->owner && first_piece(*other) == first_piece(*failure)) other->delivered = true;
   }
   failure->delivered = true;
   PyObject* dict = failure_dict(*failure);
@@ -107,8 +113,12 @@ int wait_handle(Handle* handle) {
   Executor& executor = *module.executor;
   if (!may_wait()) return -1;
   const Region region = shifted(handle->layout->region, handle->offset);
-  if (module.forked) {
-    if (!executor.pending_writer(handle->buffer, region).slot) return 0;
+  if (module.forked) {  // no locks: the fork may have happened while another thread held one
+    if (!executor.pending_writer(handle->buffer, region).slot) {
+      auto failure = executor.poison_of(handle->buffer, region, false);
+      if (failure) raise_failure(failure);
+      return failure ? -1 : 0;
+    }
     PyErr_SetString(PyExc_RuntimeError,
                     "this array was not finished when the process forked, and its worker threads stayed in the parent; "
                     "wait for it before forking, or use the 'spawn' start method");
@@ -213,12 +223,16 @@ int run_python_body(const Body* body, Arguments& arguments, char**, Failure* fai
 void python_lane_main() {
   PyGILState_STATE gil = PyGILState_Ensure();
   PyThreadState* state = PyEval_SaveThread();
+  Worker* worker = module.executor->current_worker();
+  const std::string own_name = worker->name;
+  worker->name = "python";
   while (const uint32_t slot = module.executor->take_python(true)) {
     PyEval_RestoreThread(state);
     module.executor->run_python(slot);
     drain_disposed();
     state = PyEval_SaveThread();
   }
+  worker->name = own_name;
   PyEval_RestoreThread(state);
   PyGILState_Release(gil);
 }

@@ -12,9 +12,10 @@ from dagrun.ops.elementwise import cast_into, check_writable, copied, fits, reco
 from dagrun.ops.indexing import (
     EVERYTHING,
     Selection,
-    _numpy_key,
     basic_key,
     basic_view,
+    check_indices,
+    numpy_key,
     selected_shape,
     selection,
     single_axis,
@@ -26,7 +27,7 @@ from dagrun.record import Operator, apply, common_device
 
 def _compute_set(xp: Any, target: Any, *rest: Any, pattern: tuple[Any, ...]) -> None:
     *indices, value = rest
-    target[_numpy_key(pattern, indices)] = value
+    target[numpy_key(pattern, indices)] = value
 
 
 SET = Operator("setitem", lambda inputs, scalars, **attributes: (), _compute_set, updates=True)
@@ -55,8 +56,8 @@ def setitem(x: Array, key: Any, value: Any) -> None:
         return
     chosen = selection(x, key)
     shape = selected_shape(x, chosen.pattern, chosen.arrays)
-    if 0 in shape:
-        check_bounds(x, chosen)
+    if 0 in shape or not x.size:
+        check_indices(x, chosen)
     simple = single_axis(x, chosen)
     if simple is not None:
         x, axis = simple

@@ -109,7 +109,7 @@ def _is_array(item: Any) -> bool:
     return type(item) is tuple and len(item) == 2 and item[0] == "array"
 
 
-def _numpy_key(pattern: tuple[Any, ...], indices: Sequence[Any]) -> tuple[Any, ...]:
+def numpy_key(pattern: tuple[Any, ...], indices: Sequence[Any]) -> tuple[Any, ...]:
     """The key as NumPy takes it, with these index arrays."""
     rest = iter(indices)
     return tuple(
@@ -131,13 +131,13 @@ def selected_shape(base: Any, pattern: tuple[Any, ...], indices: Sequence[Any]) 
         if _is_array(item):
             lengths[item[1]] = max(1, lengths[item[1]])
     probe = np.broadcast_to(np.empty((), np.bool_), lengths)
-    return probe[_numpy_key(pattern, [np.zeros(index.shape, np.intp) for index in indices])].shape
+    return probe[numpy_key(pattern, [np.zeros(index.shape, np.intp) for index in indices])].shape
 
 
 GET = Operator(
     "getitem",
     lambda inputs, scalars, *, pattern: ((selected_shape(inputs[0], pattern, inputs[1:]), inputs[0].dtype),),
-    lambda xp, x, *indices, pattern: x[_numpy_key(pattern, indices)],
+    lambda xp, x, *indices, pattern: x[numpy_key(pattern, indices)],
 )
 
 
@@ -198,15 +198,12 @@ def selection(x: Array, key: Any) -> Selection:
 
 
 def _positions(x: Array, mask: Any, axis: int) -> tuple[np.ndarray[Any, Any], ...]:
-    own = x.shape[axis : axis + mask.ndim]
-    if own != mask.shape:
-        place, (size, length) = next(
-            (i, pair) for i, pair in enumerate(zip(own, mask.shape, strict=True)) if len(set(pair)) > 1
-        )
-        raise IndexError(
-            f"boolean index of shape {mask.shape} does not match the array of shape {x.shape}: "
-            f"axis {axis + place} has size {size}, the mask {length}"
-        )
+    for place, length in enumerate(mask.shape, axis):
+        if length not in (0, x.shape[place]):  # NumPy takes masks of length 0 for any axis
+            raise IndexError(
+                f"boolean index of shape {mask.shape} does not match the array of shape {x.shape}: "
+                f"axis {place} has size {x.shape[place]}, the mask {length}"
+            )
     return np.nonzero(mask.numpy(copy=False) if isinstance(mask, Array) else mask)
 
 
@@ -229,15 +226,10 @@ def single_axis(x: Array, chosen: Selection) -> tuple[Array, int] | None:
     return view, sum(type(item) is not int for item in pattern[:place])
 
 
-def check_bounds(x: Array, chosen: Selection) -> None:
-    """IndexError for an index out of range, for selections without elements: nobody could wait for their failure."""
-    if 0 in np.broadcast_shapes(*(array.shape for array in chosen.arrays)):
-        return
-    for (_, axis), index in zip(filter(_is_array, chosen.pattern), chosen.arrays, strict=True):
-        values, length = index.numpy(copy=False), x.shape[axis]
-        wrong = values[(values < -length) | (values >= length)]
-        if wrong.size:
-            raise IndexError(f"index {wrong[0]} is out of bounds for axis {axis} with size {length}")
+def check_indices(x: Array, chosen: Selection) -> None:
+    """Raises what NumPy would, for selections without elements: nobody could wait for the failure of such an operation."""
+    probe = np.broadcast_to(np.empty((), np.bool_), x.shape)
+    probe[numpy_key(chosen.pattern, [index.numpy(copy=False) for index in chosen.arrays])]
 
 
 def getitem(x: Array, key: Any, /) -> Array:
@@ -250,10 +242,10 @@ def getitem(x: Array, key: Any, /) -> Array:
     simple = single_axis(x, chosen)
     if simple is not None:
         if not simple[0].size:
-            check_bounds(x, chosen)
+            check_indices(x, chosen)
         return _take(simple[0], chosen.arrays[0], simple[1])
     if 0 in selected_shape(x, chosen.pattern, chosen.arrays):
-        check_bounds(x, chosen)
+        check_indices(x, chosen)
     attributes = (("pattern", chosen.pattern),)
     return apply(GET, (x, *chosen.arrays), device_index(x.device), attributes=attributes)  # type: ignore[no-any-return]
 
@@ -306,7 +298,7 @@ def take(x: Any, indices: Any, /, axis: int | None = None) -> Array:
         x, axis = x.reshape(-1), 0
     index, place = _integers(indices, x, "take"), normal_axis(axis, x.ndim, "take")
     if not x.size:
-        check_bounds(x, Selection((("array", place),), (index,)))
+        check_indices(x, Selection((("array", place),), (index,)))
     return _take(x, index, place)
 
 

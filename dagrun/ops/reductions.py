@@ -32,7 +32,8 @@ def _make(name: str, function: Callable[..., Any], *, takes_dtype: bool = False,
 
     def compute(xp: Any, x: Any, *, axes: tuple[int, ...], keepdims: bool, result: Any) -> Any:
         options = {"dtype": result} if takes_dtype else {}
-        return function(x, axis=axes[0] if one_axis else axes, keepdims=keepdims, **options)
+        axis = (axes[0] if axes else None) if one_axis else axes
+        return function(x, axis=axis, keepdims=keepdims, **options)
 
     def lower(outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], **attributes: Any) -> Any:
         return reduction_bodies(name, outputs[0], inputs[0], attributes["axes"], attributes["keepdims"])

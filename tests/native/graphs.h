@@ -191,8 +191,13 @@ inline void waiters(Random random) {
   for (int i = 0; i < 4; i++) seeds.push_back(random.next());
   with_engine(setup, [&](Engine& engine) {
     for (int round = 0; round < 20; round++) {
-      if (random.chance(50)) engine.executor.pause();
+      const bool paused = random.chance(50);
+      if (paused) engine.executor.pause();
       graph.push(engine);
+      if (paused && random.chance(50)) {
+        engine.executor.resume();
+        graph.watch_end();
+      }
       std::vector<TaskName> names;
       for (int i = 0; i < 60; i++) {
         Call call;

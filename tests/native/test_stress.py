@@ -68,7 +68,7 @@ def check(program: list[str], scenario: str, seed: int, rounds: float) -> None:
 
 
 def test_the_native_executor_under_stress(tmp_path: Path) -> None:
-    check([str(build(tmp_path, "-O1"))], "all", 1, 0.25)
+    check([str(build(tmp_path))], "all", 1, 0.25)
 
 
 @pytest.mark.long

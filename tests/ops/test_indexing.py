@@ -15,7 +15,8 @@ from dagrun.errors import OperationError
 
 random = settings(deadline=None, max_examples=200, suppress_health_check=list(HealthCheck))
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
-MESSES = [1.5, "a", [0.5], slice(0.5, None), [[1], [1, 2]], 99, -99, (0,) * 9, (..., ...), slice(None, None, 0)]
+MESSES = [1.5, "a", [0.5], [[1], [1, 2]], 99, -99, (0,) * 9, (..., ...)]
+BAD_SLICES = [slice(0.5, None), slice(None, None, 0)]
 
 
 @st.composite
@@ -30,7 +31,7 @@ def keys(draw: st.DrawFn, shape: tuple[int, ...]) -> object:
         count = draw(st.integers(1, len(shape)))
         return draw(hnp.arrays(bool, shape[:count]))
     if way == "mess":
-        return draw(st.sampled_from(MESSES))
+        return draw(st.sampled_from(MESSES + BAD_SLICES * bool(shape)))
     items: list[object] = []
     for length in shape[: draw(st.integers(0, len(shape)))]:
         small = st.integers(-length - 1, length)
@@ -79,7 +80,8 @@ def test_getitem(shape: tuple[int, ...], data: st.DataObject, moved: bool, own: 
 def test_setitem(shape: tuple[int, ...], data: st.DataObject, own: bool, dtype: str) -> None:
     values = sample(dtype, shape, special=False)
     key = data.draw(keys(shape))
-    selected = raised(lambda: values[key]) or values[key].shape
+    wrong_key = raised(lambda: values[key])
+    selected = wrong_key or values[key].shape
     value: object
     if isinstance(selected, tuple) and data.draw(st.booleans()):
         wanted = data.draw(hnp.broadcastable_shapes(selected, max_dims=len(selected), max_side=4)) if selected else ()
@@ -97,7 +99,7 @@ def test_setitem(shape: tuple[int, ...], data: st.DataObject, own: bool, dtype: 
     error = raised(assign, reference, key, value)
     if error is not None:
         caught = raised(lambda: (assign(x, *mine), x)[1])
-        assert caught is not None and issubclass(caught, error), (caught, error)
+        assert caught is not None and issubclass(caught, (error, wrong_key or error)), (caught, error)
         native.failures(True)
         return
     with np.errstate(all="ignore"):

@@ -126,9 +126,8 @@ class Executor(Scheduler):
             self.settle(task, failure)
             if self.tracing:
                 stream = -1
-                if task.streamed:  # for the eye only: no task waits for its stream
-                    numbers = task.device.streams[task.body.lane]
-                    stream = numbers[self.launches % len(numbers)]
+                if task.streamed and (numbers := task.device.streams[task.body.lane]):
+                    stream = numbers[self.launches % len(numbers)]  # for the eye only: no task waits for its stream
                 event = (task.sequence, begin, time.monotonic_ns(), self.thread_name(), stream, failure is not None)
                 self.trace_events.append(event)
             self.finish(task)

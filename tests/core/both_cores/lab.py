@@ -1,6 +1,8 @@
 """A core by itself, with one device and short names for what scenarios do with it.
 
 Arrays hold float64; bodies are Python functions behind C pointers: they can wait for each other, count and fail.
+Bodies proper never touch Python. That these do is safe unless they run where they are recorded (below the cost `LONG`)
+while other threads record too.
 """
 
 import ctypes

@@ -11,7 +11,6 @@ from .lab import (
     COPY,
     COPY_OF,
     INOUT,
-    LONG,
     MULTIPLY,
     PYTHON,
     SHIFT,
@@ -67,7 +66,7 @@ def several_recorders(lab: Lab) -> Any:
     def run(k: int) -> None:
         x = lab.array([k, 0])
         for _ in range(50):
-            x = lab.record("shift", SHIFT, x, cost=0 if k % 2 else LONG)
+            x = lab.record("shift", SHIFT, x)
         results[k] = lab.values(x)
 
     threads = [threading.Thread(target=run, args=(k,)) for k in range(4)]

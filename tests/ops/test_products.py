@@ -1,0 +1,139 @@
+"""Products of matrices and vectors against NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ops.arrays import check_near, check_same, placed, raised, sample
+
+import dagrun as dr
+
+SHAPES = [(), (4,), (3,), (3, 4), (4, 3), (2, 3, 4), (5, 1, 4, 3), (0, 4), (4, 0), (1, 4), (4, 1), (3, 4, 2)]
+
+
+def values(dtype: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    return sample(dtype, shape, seed, special=False)
+
+
+def check_product(actual: dr.Array, expected: object, context: object) -> None:
+    expected = np.asarray(expected)
+    if expected.dtype.kind != "f":
+        check_same(actual, expected, context)
+        return
+    assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape), context
+    tolerance = 64 * np.finfo(expected.dtype).eps
+    np.testing.assert_allclose(actual.numpy(), expected, rtol=tolerance, atol=300 * tolerance, err_msg=str(context))
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+@pytest.mark.parametrize("name", ["matmul", "dot", "inner", "outer", "vecdot"])
+def test_products_of_every_shape(name: str, device: str) -> None:
+    if not hasattr(np, name):
+        return
+    for first in SHAPES:
+        for second in SHAPES:
+            a, b = values("float32", first), values("float64" if len(second) == 2 else "float32", second, 1)
+            context = (name, first, second)
+            error = raised(getattr(np, name), a, b)
+            if error is not None:
+                caught = raised(getattr(dr, name), placed(a, device), placed(b, device))
+                assert caught is not None and issubclass(caught, (error, ValueError)), (context, caught, error)
+            else:
+                check_product(getattr(dr, name)(placed(a, device), placed(b, device)), getattr(np, name)(a, b), context)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint16", "int64", "float16", "float32", "float64"])
+def test_matmul_of_dtypes_and_layouts(dtype: str) -> None:
+    a, b = values(dtype, (8, 6)), values(dtype, (6, 10), 1)
+    for left in (a, np.asfortranarray(a), a[::-1], a[:, ::-1], np.repeat(a, 2, 1)[:, ::2], np.broadcast_to(a[:1], a.shape)):
+        for right in (b, b.T.copy().T, b[::-1], np.repeat(b, 2, 0)[::2]):
+            check_product(placed(left) @ placed(right), left @ right, (dtype, left.strides, right.strides))
+    check_product(placed(a) @ placed(b).tolist(), a @ np.asarray(b.tolist()), dtype)
+    check_product(a @ placed(b), a @ b, dtype)
+
+
+def test_matmul_out() -> None:
+    a, b = values("float32", (4, 4)), values("float32", (4, 4), 1)
+    x, y = placed(a), placed(b)
+    for make in (lambda: dr.zeros((4, 4), "float32"), lambda: dr.zeros((4, 4)), lambda: dr.zeros((2, 4, 4), "float32")):
+        out = make()
+        assert dr.matmul(x, y, out=out) is out
+        np.testing.assert_allclose(out.numpy(), np.broadcast_to(a @ b, out.shape), rtol=1e-4, atol=1e-3)
+    big = dr.zeros((8, 4), "float32")
+    dr.matmul(x, y, out=big[::2])
+    np.testing.assert_allclose(big.numpy()[::2], a @ b, rtol=1e-4, atol=1e-3)
+    dr.matmul(x, y, out=big.T[:, 4:])
+    np.testing.assert_allclose(big.T.numpy()[:, 4:], a @ b, rtol=1e-4, atol=1e-3)
+    for out, error in ((dr.zeros((3, 4), "float32"), ValueError), (dr.zeros((4, 4), "int32"), TypeError)):
+        with pytest.raises(error, match=r"does not fit|same_kind"):
+            dr.matmul(x, y, out=out)
+    with pytest.raises(ValueError, match="broadcast"):
+        dr.matmul(x, y, out=dr.broadcast_to(dr.zeros((4, 4), "float32"), (2, 4, 4)))
+    x @= y
+    np.testing.assert_allclose(x.numpy(), a @ b, rtol=1e-4, atol=1e-3)
+    with pytest.raises(ValueError, match="use \\* instead"):
+        x @ 2.0
+
+
+def test_tensordot() -> None:
+    a, b = values("float64", (3, 4, 5)), values("float64", (4, 5, 2), 1)
+    for axes in (2, 0, ((1, 2), (0, 1)), ((2, 1), (1, 0)), (1, 0), ([-1], [1]), 1, ((0,), (0,)), 4, ((1, 2), (0,))):
+        error = raised(np.tensordot, a, b, axes)
+        if error is not None:
+            caught = raised(dr.tensordot, placed(a), placed(b), axes)
+            assert caught is not None and issubclass(caught, (error, ValueError)), (axes, caught, error)
+        else:
+            check_product(dr.tensordot(placed(a), placed(b), axes), np.tensordot(a, b, axes), axes)
+    check_product(dr.vecdot(placed(a), placed(b.T[:, :, None, 0])[0, 0], axis=-1) if False else dr.outer(a[0, 0], b[0, 0]), np.outer(a[0, 0], b[0, 0]), "outer")
+
+
+def test_large_products_are_cut_into_the_same_bits() -> None:
+    """A product that is cut into tasks has the bits of the serial engine."""
+    a = dr.asarray(values("float32", (2100, 1024)))
+    b = dr.asarray(values("float32", (1024, 1024), 1))
+    product = (a @ b).numpy()
+    with dr.engine("serial"):
+        np.testing.assert_array_equal((a @ b).numpy(), product)
+    reference = a.numpy().astype(np.float64) @ b.numpy().astype(np.float64)
+    np.testing.assert_allclose(product, reference, rtol=1e-3, atol=1.0)
+
+
+def test_comparisons_of_whole_arrays() -> None:
+    a = np.array([1.0, np.nan, np.inf, -np.inf, 0.0, 1e10, 1.0])
+    b = np.array([1.0 + 1e-9, np.nan, np.inf, np.inf, 1e-9, 1.00001e10, 2.0])
+    for options in ({}, {"equal_nan": True}, {"rtol": 1e-3}, {"atol": 1.0}):
+        with np.errstate(all="ignore"):
+            check_same(dr.isclose(placed(a), placed(b), **options), np.isclose(a, b, **options), options)
+            assert dr.allclose(placed(a), b, **options) == np.allclose(a, b, **options)
+    check_same(dr.isclose(placed(np.arange(3)), [0, 1, 3]), np.isclose(np.arange(3), [0, 1, 3]))
+    check_same(dr.isclose(placed(np.array([True, False])), [1, 1]), np.isclose(np.array([True, False]), [1, 1]))
+    check_same(dr.isclose(1.0, placed(a)), np.isclose(1.0, a))
+    for first, second in ((a, a), (a, b), (a[:3], a), ([1, 2], [1.0, 2.0])):
+        for equal_nan in (False, True):
+            assert dr.array_equal(first, second, equal_nan=equal_nan) == np.array_equal(first, second, equal_nan=equal_nan)
+
+
+def test_clip_where_round() -> None:
+    for dtype in ("int8", "uint16", "float32"):
+        x = sample(dtype, (4, 5))
+        for low, high in ((0, 5), (None, 3), (2, None), (-(10**6), 10**6), (5, 2), (x.T[:1].T * 0, 7), (0, 2.5), (np.int8(1), 9)):
+            with np.errstate(all="ignore"):
+                check_near(dr.clip(placed(x), low, high), np.clip(x, low, high), 0, (dtype, low, high))
+        check_near(placed(x).clip(1), np.clip(x, 1, None), 0)
+        out = placed(np.full_like(x, 3))
+        dr.clip(placed(x), 0, out, out=out)
+        check_near(out, np.clip(x, 0, 3), 0)
+        for decimals in (0, 1, 2, -1):
+            with np.errstate(all="ignore"):
+                check_near(dr.round(placed(x), decimals), np.round(x, decimals), 1, (dtype, decimals))
+    check_same(dr.round(placed(np.array([True, False]))), np.round(np.array([True, False])))
+    condition = np.array([[True], [False]])
+    a, b = sample("int8", (2, 3)), sample("float16", (3,))
+    for first, second in ((a, b), (a, 2), (1.5, a), (1, 2), (1, 2.5), (True, a), (np.float32(1), a), (a, a), (np.int64(3), 7)):
+        mine = [placed(part) if isinstance(part, np.ndarray) else part for part in (first, second)]
+        check_same(dr.where(placed(condition), *mine), np.where(condition, first, second), (first, second))
+        check_same(dr.where(condition.tolist(), *mine), np.where(condition, first, second), (first, second))
+    check_same(dr.where(placed(a), a, 0), np.where(a, a, 0))
+    assert len(dr.where(placed(a))) == 2
+    with pytest.raises(ValueError, match="both x1 and x2"):
+        dr.where(placed(condition), 1)
