@@ -63,7 +63,7 @@ def test_two_chains_of_products(bench: Any) -> None:
         "two NumPy threads, one BLAS thread each": by_hand,
         "NumPy, one chain after the other, two BLAS threads": numpy_two_blas_threads,
     }
-    bench.run(two_lanes, peers, rounds=11)
+    bench.run(two_lanes, peers, rounds=11, blas=True)
     by_hand()
     assert all(np.array_equal(*pair) for pair in zip(results["dagrun"], results["threads"], strict=True))
     title = f"two chains of {LENGTH} products {N} x {N} float32"

@@ -119,6 +119,6 @@ def test_training_step(bench: Any) -> None:
     peers: dict[str, Callable[[], Any]] = {f"NumPy, {n} BLAS thread{'s' * (n > 1)}": numpy_on(n) for n in (1, 2)}
     if torch:
         peers["torch eager"] = steps(in_torch(torch))
-    bench.run(steps(in_dagrun()), peers, rounds=31, per=STEPS)
+    bench.run(steps(in_dagrun()), peers, rounds=31, per=STEPS, blas=True)
     for peer in peers:
         bench.against("training step of the MLP 784-256-128-10, batch 64, one device, waiting every step", peer)

@@ -26,7 +26,9 @@ import dagrun as dr
 from dagrun.core import configure, engine_stats, native
 
 RESULTS = Path(__file__).parent / "results"
-QUIET_SECONDS = 0.01  # before each measured run: idle threads of the run before stop spinning
+# Before each measured run, until idle threads of the run before have stopped spinning.
+QUIET_SECONDS = 0.01
+BLAS_QUIET_SECONDS = 0.1  # the threads of OpenBLAS spin for 2**26 cycles, those of OpenMP for some milliseconds
 
 Run = Callable[[], Any]
 
@@ -61,18 +63,20 @@ class Bench:
     def __init__(self, benchmark: Any) -> None:
         self.benchmark = benchmark
         self.seconds: dict[str, list[float]] = {}
-        self.per = 1  # operations in one run: figures are shown for one of them
         benchmark.extra_info["claims"] = []
 
-    def run(self, ours: Run, peers: dict[str, Run], *, rounds: int, warmup: int = 2, per: int = 1) -> None:
+    def run(
+        self, ours: Run, peers: dict[str, Run], *, rounds: int, warmup: int = 2, per: int = 1, blas: bool = False
+    ) -> None:
         """Runs every peer and then dagrun in each of `rounds` rounds, after `warmup` rounds that do not count.
 
         A run may return the seconds it took, where its preparation is not to be measured; else the whole call counts.
+        Figures are shown for one of `per` operations. `blas`: some peer leaves BLAS or OpenMP threads behind.
         """
         samples: dict[str, list[float]] = {name: [] for name in ("ours", *peers)}
 
         def timed(name: str, run: Run) -> None:
-            time.sleep(QUIET_SECONDS)
+            time.sleep(BLAS_QUIET_SECONDS if blas else QUIET_SECONDS)
             begin = time.perf_counter()
             own = run()
             samples[name].append(own if isinstance(own, float) else time.perf_counter() - begin)
@@ -82,7 +86,6 @@ class Bench:
                 timed(name, run)
 
         self.benchmark.pedantic(timed, ("ours", ours), setup=run_peers, rounds=rounds, warmup_rounds=warmup)
-        self.per = per
         self.benchmark.stats.stats.data = samples["ours"][-rounds:]  # without the quiet and the preparation
         self.seconds = {name: [s / per for s in values[-rounds:]] for name, values in samples.items()}
 
@@ -138,7 +141,6 @@ class Bench:
 
     def _keep(self, claim: Claim) -> None:
         self.benchmark.extra_info["claims"].append(asdict(claim))
-        print(claim.line())
 
 
 @pytest.fixture
@@ -188,6 +190,7 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     machine_info.update(machine())
 
 
+@pytest.hookimpl(trylast=True)  # after the table of pytest-benchmark
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     session = getattr(config, "_benchmarksession", None)
     made = {b.fullname.split("/")[-1]: b.extra_info["claims"] for b in session.benchmarks} if session else {}
@@ -221,9 +224,11 @@ def table(report: dict[str, Any]) -> str:
     lines = [
         "# Benchmarks on CPU devices",
         "",
-        "Written by `make bench`; every ratio is the median of paired rounds of one run. Absolute figures are those of "
-        "this machine:",
         f"{where['cpu']}, {where['cores']} cores, Python {where['python']}, NumPy {where['numpy']}.",
+        "",
+        "Written by `make bench`. dagrun and its peer run in turn in every round; the ratio is the median over rounds:",
+        "how many times the peer's speed, or, where the target is a time, how many times the peer's time. Against a",
+        "fixed limit it is the share of the limit. Only ratios carry over to other machines.",
     ]
     file = ""
     for name, claims in report["benches"].items():

@@ -33,7 +33,7 @@ def push_batch(
     function: int = 0,
     priorities: Sequence[int] | None = None,
 ) -> int:
-    """Records len(predecessors) tasks at once, task i after those in predecessors[i]; returns the first's sequence number.
+    """Records len(predecessors) tasks at once, task i after those in predecessors[i]; gives the first's number.
 
     All tasks run the native body at address `function` without operands; 0: they do nothing. `priorities`: larger ones
     first among ready tasks, ties in order; see `critical_path_priorities`. ValueError where a task is not to come after

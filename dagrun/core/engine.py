@@ -99,7 +99,8 @@ def configure(**options: Any) -> dict[str, Any]:
     if unknown:
         raise TypeError(f"no engine option {', '.join(sorted(unknown))}: expected some of {', '.join(known)}")
     before = known | _options
-    _stop(3600.0)
+    if not _stop(3600.0):
+        raise RuntimeError(f"the engine cannot be configured: work did not end within an hour\n{native.unfinished(10)}")
     _options = _options | options
     _start()
     return before

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cassert>
 #include <chrono>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "streams.h"
@@ -159,6 +161,10 @@ Worker* Executor::current_worker() {
     }
   }
   const int index = worker_count_;
+  if (index >= kMaxWorkers) {
+    std::fprintf(stderr, "dagrun: more than %d threads use the engine at once\n", kMaxWorkers);
+    std::abort();
+  }
   auto worker = std::make_unique<Worker>();
   worker->index = static_cast<uint16_t>(index);
   worker->name = index == 0 ? "main" : "thread " + std::to_string(index);
@@ -213,7 +219,7 @@ Buffer* Executor::new_buffer(Device* device, int64_t nbytes) {
   buffer_chain_ = buffer->next_free;
   buffer->writes.clear();
   buffer->reads.clear();
-  buffer->prune_at = 16;
+  buffer->prune_at = 32;
   buffer->data.store(nullptr, std::memory_order_relaxed);
   buffer->nbytes = nbytes;
   buffer->device = device;
@@ -281,12 +287,15 @@ bool Executor::add_edge(uint32_t index, const AccessRecord& record, EdgeKind kin
   return true;
 }
 
+// Finished accesses order nothing any more. A trace keeps the writes: its edges tell where values came from.
 void Executor::prune(Buffer* buffer) {
-  auto& reads = buffer->reads;
-  reads.erase(std::remove_if(reads.begin(), reads.end(),
-                             [this](const AccessRecord& r) { return is_done({r.task, r.sequence}); }),
-              reads.end());
-  buffer->prune_at = std::max<size_t>(16, reads.size() * 2);
+  auto drop_finished = [this](std::vector<AccessRecord>& records) {
+    auto finished = [this](const AccessRecord& r) { return is_done({r.task, r.sequence}); };
+    records.erase(std::remove_if(records.begin(), records.end(), finished), records.end());
+  };
+  drop_finished(buffer->reads);
+  if (!tracing_) drop_finished(buffer->writes);
+  buffer->prune_at = std::max<size_t>(32, (buffer->reads.size() + buffer->writes.size()) * 2);
 }
 
 // The one place where edges are made: in program order, from what earlier tasks do to the same bytes.
@@ -294,11 +303,11 @@ void Executor::order_access(uint32_t index, uint64_t sequence, Buffer* buffer, c
                             int& edges, TraceTask* trace) {
   if (trace) trace->accesses.push_back({buffer->id, region, (mode & kWrite) != 0});
   if (region.lo >= region.hi) return;
+  if (buffer->reads.size() + buffer->writes.size() >= buffer->prune_at) prune(buffer);
   if (!(mode & kWrite)) {
     for (const AccessRecord& write : buffer->writes) {
       if (overlaps(write.region, region)) add_edge(index, write, kRAW, edges, trace);  // read what it wrote
     }
-    if (buffer->reads.size() >= buffer->prune_at) prune(buffer);
     buffer->reads.push_back({region, sequence, index});
     return;
   }
@@ -516,12 +525,12 @@ int64_t Executor::in_flight() {
 }
 
 // The budget is what may be recorded before the counters, which the workers' caches hold, are read again.
-bool Executor::refill_budget(int64_t nbytes) {
+bool Executor::refill_budget(int64_t wanted_tasks, int64_t wanted_bytes) {
   const int64_t tasks = settings_.max_inflight_tasks ? settings_.max_inflight_tasks - in_flight() : 1 << 20;
   const int64_t bytes = settings_.max_inflight_bytes ? settings_.max_inflight_bytes - pinned_sum() : 1LL << 50;
   if (tasks <= 0 || bytes <= 0) return false;
-  budget_tasks_ = tasks - 1;  // the one that asks is admitted
-  budget_bytes_ = bytes - nbytes;
+  budget_tasks_ = tasks - wanted_tasks;  // the one that asks is admitted, however large
+  budget_bytes_ = bytes - wanted_bytes;
   return true;
 }
 
@@ -1125,8 +1134,9 @@ void Executor::wake_waiters() {
 Executor::Help Executor::help(Worker* worker) {
   const uint32_t index = take(worker);
   if (!index) return Help::kNothing;
-  if (slot(index).body->cost > kHelpBytes) {
-    worker->deque.push(index);
+  const Task& task = slot(index);
+  if (task.body->cost > kHelpBytes) {
+    push_ordered({task.priority, task.sequence.load(std::memory_order_relaxed), index});
     notify();
     return Help::kTooLong;
   }

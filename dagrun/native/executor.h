@@ -157,10 +157,10 @@ class Executor {
   void run_inline(const Call& call);  // after may_inline
 
   // ---- bounds
-  bool over_bound(int64_t nbytes) {
-    budget_tasks_ -= 1;
+  bool over_bound(int64_t tasks, int64_t nbytes) {
+    budget_tasks_ -= tasks;
     budget_bytes_ -= nbytes;
-    return (budget_tasks_ < 0 || budget_bytes_ < 0) && !refill_budget(nbytes);
+    return (budget_tasks_ < 0 || budget_bytes_ < 0) && !refill_budget(tasks, nbytes);
   }
   void wait_for_space(const std::function<bool()>& poll);
 
@@ -249,7 +249,7 @@ class Executor {
   bool add_edge(uint32_t index, const AccessRecord& record, EdgeKind kind, int& edges, TraceTask* trace);
   bool link(uint32_t index, uint32_t predecessor, bool at_launch);
   void prune(Buffer* buffer);
-  bool refill_budget(int64_t nbytes);
+  bool refill_budget(int64_t wanted_tasks, int64_t wanted_bytes);
   void fill_arguments(uint32_t index, const Call& call);
 
   // run
@@ -312,7 +312,7 @@ class Executor {
   std::atomic<uint64_t> free_buffers_{0};      // chain of dead buffers (Buffer*)
 
   // workers
-  static constexpr int kMaxWorkers = 512;
+  static constexpr int kMaxWorkers = 8192;
   std::unique_ptr<Worker> workers_[kMaxWorkers];
   std::atomic<int> worker_count_{0};
   std::mutex registry_mutex_;

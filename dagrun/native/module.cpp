@@ -17,7 +17,7 @@ Executor& engine() { return *module.executor; }
 // nullptr with ValueError set where there is no such device.
 Device* device_at(int index) {
   if (index >= 0 && index < engine().device_count()) return engine().device(index);
-  PyErr_Format(PyExc_ValueError, "no device %d: there are %d", index, engine().device_count());
+  PyErr_Format(PyExc_ValueError, "no device %d", index);
   return nullptr;
 }
 

@@ -197,7 +197,7 @@ PyObject* record(Signature* signature, Handle* const* inputs, const uint64_t* sc
   if (!outputs) {
     for (Layout* layout : operation->outputs) nbytes += layout->nbytes;
   }
-  while (executor.over_bound(nbytes)) {  // again after a wait: another thread may have been first
+  while (executor.over_bound(static_cast<int64_t>(operation->bodies.size()), nbytes)) {  // again after a wait: another thread may have been first
     if (wait_for_space() < 0) return nullptr;
   }
 

@@ -155,7 +155,7 @@ struct Buffer {
   // Under the record lock: the writes that no later write covers, and the reads since. Apart, because a read looks at
   // the writes only, and a value read a thousand times must not cost a thousand looks at each.
   std::vector<AccessRecord> writes, reads;
-  size_t prune_at = 16;                  // drop finished reads when there are as many
+  size_t prune_at = 32;                  // look for finished ones when there are as many
   uint64_t version = 0;                  // number of writes recorded
   uint64_t last_writer = 0;              // its sequence number, name and user line (for stories and messages)
   uint32_t writer_name = 0, writer_site = 0;

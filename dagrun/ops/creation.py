@@ -42,13 +42,13 @@ def _contiguous(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
 def empty(shape: Shape, dtype: Any = None, *, device: str | Device | None = None) -> Array:
     """An array whose values are not set; float64 unless `dtype` says otherwise."""
     final = _contiguous(_shape(shape), _FLOAT if dtype is None else as_dtype(dtype))
-    return native.empty(final, _place(device))  # type: ignore[no-any-return]
+    return native.empty(final, _place(device))
 
 
 def _filled(shape: Shape, value: Any, dtype: np.dtype[Any], device: str | Device | None) -> Array:
-    known, scalars = fill_plan(FILL, _contiguous(_shape(shape), dtype), type(value))
+    known, scalars = fill_plan(FILL, _contiguous(_shape(shape), dtype), value.__class__)
     check_fits(value, scalars[0])
-    return submit(known, (), _place(device), None, scalars, (value,))  # type: ignore[no-any-return]
+    return submit(known, (), _place(device), None, scalars, (value,))
 
 
 def full(shape: Shape, fill_value: Any, dtype: Any = None, *, device: str | Device | None = None) -> Array:
@@ -123,8 +123,9 @@ def arange(
     >>> dr.arange(3)
     array([0, 1, 2])
     """
-    first, last = (0, start) if stop is None else (start, stop)
-    return asarray(np.arange(first, last, step, None if dtype is None else as_dtype(dtype)), device=device)
+    bounds: tuple[Any, Any] = (0, start) if stop is None else (start, stop)
+    final: Any = None if dtype is None else as_dtype(dtype)
+    return asarray(np.arange(*bounds, step, dtype=final), device=device)
 
 
 def linspace(

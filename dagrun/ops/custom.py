@@ -1,4 +1,4 @@
-"""Operators of the user's own: a NumPy function that becomes a recorded operation, with its own gradient where given."""
+"""Operators of the user's own: a NumPy function becomes a recorded operation, with its own gradient where given."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def custom_op(
     if function is None:
         return lambda chosen: custom_op(chosen, infer=infer, grad=grad, name=name)
     body = function
-    title: str = name or getattr(body, "__name__", "custom_op")
+    title = str(name or getattr(body, "__name__", "custom_op"))
 
     def specs(inputs: Sequence[Any], scalars: Sequence[Any], *, options: tuple[tuple[str, Any], ...]) -> Any:
         given = [(view.shape, view.dtype) for view in inputs]

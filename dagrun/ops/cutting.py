@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
-# Below this many bytes one task is best: its cost is that of several hand-overs. Above, so many that 16 cores find work.
+# Below this many bytes one task is best: its cost is that of several hand-overs. Above, enough for 16 cores.
 PIECE_BYTES = 1 << 21
 MOST_PIECES = 16
 
@@ -19,7 +20,7 @@ def cut(length: int, moved_bytes: int) -> list[tuple[int, int]]:
     """
     count = max(1, min(MOST_PIECES, moved_bytes // PIECE_BYTES, length))
     bounds = [length * i // count for i in range(count + 1)]
-    return list(zip(bounds[:-1], bounds[1:], strict=True))
+    return list(pairwise(bounds))
 
 
 def outermost(shape: Sequence[int]) -> int:

@@ -149,23 +149,26 @@ def make(
 # ---- plans: everything that follows from layouts and types, kept
 
 
-def _kind(operand: Any) -> Kind:
-    if not isinstance(operand, type):
-        return operand.dtype  # type: ignore[no-any-return]
-    return np.dtype(operand) if operand is bool or issubclass(operand, np.generic) else operand
+def _key(operand: Any) -> Any:
+    """What a plan knows an operand by: the layout of an array, the type of a scalar."""
+    return operand._layout if type(operand) is Array else type(operand)
+
+
+def _kind(key: Any) -> Kind:
+    if key is int or key is float:
+        return key
+    return np.dtype(key) if isinstance(key, type) else key.dtype
 
 
 def check_writable(target: Any) -> None:
     """ValueError where elements of a target (an array or layout) share memory: it was broadcast."""
     if 0 in target.strides and any(s == 0 and n > 1 for s, n in zip(target.strides, target.shape, strict=True)):
-        raise ValueError(
-            f"cannot write into an array of shape {target.shape} that was broadcast: elements share memory; use x.copy()"
-        )
+        raise ValueError(f"cannot write into an array of shape {target.shape} that was broadcast: use x.copy() instead")
 
 
 @lru_cache(MOST_PLANS)
 def plan(op: Elementwise, target: Any, *operands: Any) -> Plan:
-    """The signature of an operator on operands: layouts of arrays, types of scalars; `target`: a layout to write, or None."""
+    """The signature of an operator on operands: layouts of arrays, types of scalars; `target`: the layout of `out`."""
     name = op.operator.name
     arrays = tuple(operand for operand in operands if not isinstance(operand, type))
     kinds = tuple(_kind(operand) for operand in operands)
@@ -186,7 +189,7 @@ def plan(op: Elementwise, target: Any, *operands: Any) -> Plan:
 
 
 def place(operands: Sequence[Any], name: str, where: Device | None = None) -> tuple[list[Any], Device]:
-    """Operands as arrays and scalars, at least one array, and the device they share: what is no array is copied to it."""
+    """Operands as arrays and scalars, at least one array, and the device they share: the rest is copied to it."""
     arrays = [operand for operand in operands if type(operand) is Array]
     if not arrays:
         return place([asarray(operands[0], device=where), *operands[1:]], name)
@@ -222,9 +225,7 @@ def record(op: Elementwise, *operands: Any, out: Array | None = None) -> Array:
             raise TypeError(f"{name}: out is a {type(out).__name__}, expected a dagrun array")
         common_device(name, [out, *(x for x in placed if type(x) is Array)])
         placed = [copied(x) if type(x) is Array and overlaps_elsewhere(x, out) else x for x in placed]
-    known, scalars = plan(
-        op, None if out is None else out._layout, *[x._layout if type(x) is Array else type(x) for x in placed]
-    )
+    known, scalars = plan(op, None if out is None else out._layout, *map(_key, placed))
     values: tuple[Any, ...] = ()
     if scalars:
         values = tuple(x for x in placed if type(x) is not Array)
@@ -237,14 +238,14 @@ def record(op: Elementwise, *operands: Any, out: Array | None = None) -> Array:
             far = [x if type(x) is Array else inf if x > 0 else -inf for x in placed]
             return record(op, *far, out=out)
     arrays = tuple(x for x in placed if type(x) is Array)
-    return submit(known, arrays, device_index(where), None if out is None else (out,), scalars, values)  # type: ignore[no-any-return]
+    return submit(known, arrays, device_index(where), None if out is None else (out,), scalars, values)
 
 
 def record_unary(op: Elementwise, x: Any, out: Array | None = None) -> Array:
     """`record` of one operand, on the short way where it is an array."""
     if type(x) is Array and out is None:
         known, _ = plan(op, None, x._layout)
-        return submit(known, (x,), device_index(x.device))  # type: ignore[no-any-return]
+        return submit(known, (x,), device_index(x.device))
     return record(op, x if type(x) is Array else asarray(x, device=None if out is None else out.device), out=out)
 
 
@@ -289,7 +290,7 @@ def cast_into(source: Any, target: Array, op: Elementwise = COPY) -> None:
             source = copied(source)
         submit(_assignment(target._layout, source._layout), (source,), where, (target,))
         return
-    known, scalars = fill_plan(op, target._layout, type(source))
+    known, scalars = fill_plan(op, target._layout, _key(source))
     check_fits(source, scalars[0])
     submit(known, (), where, (target,), scalars, (source,))
 
@@ -308,7 +309,7 @@ FIRST_FREE = 32  # numbers from here on belong to functions of two operands that
 
 
 def slow_binary(number: int, left: Any, right: Any, in_place: bool) -> Any:
-    """Records the operator of a number and teaches the native cache its signature; NotImplemented for foreign operands."""
+    """Records the operator of a number and teaches the native cache its signature; NotImplemented for other types."""
     for operand in (left, right):
         if not isinstance(operand, (Array, np.generic, np.ndarray, list, tuple, int, float)):
             return NotImplemented
@@ -326,8 +327,7 @@ def _teach(number: int, op: Elementwise, left: Any, right: Any, target: Array | 
     arrays = [type(operand) is Array for operand in operands]
     if not any(arrays) or not all(known or is_weak(operand) for known, operand in zip(arrays, operands, strict=True)):
         return
-    kinds = [x._layout if type(x) is Array else type(x) for x in operands]
-    (signature, run), scalars = plan(op, None if target is None else target._layout, *kinds)
+    (signature, run), scalars = plan(op, None if target is None else target._layout, *map(_key, operands))
     if run is None and not (scalars and scalar_kind(scalars[0])[0] == "-"):
         native.install_binary(number, left, right, target is not None, signature)
 

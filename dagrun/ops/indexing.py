@@ -1,4 +1,4 @@
-"""Indexing: views for integers and slices, gathers for integer and boolean arrays; `take`. Assignment: `assignment.py`."""
+"""Indexing: views for integers and slices, gathers for integer and boolean arrays; `take`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dagrun.core import device_index, native
 from dagrun.ops.elementwise import MOST_PLANS
 from dagrun.ops.manipulation import normal_axis
 from dagrun.ops.reducing import take_bodies
-from dagrun.record import Operator, apply, common_device, layout
+from dagrun.record import Known, Operator, apply, common_device, layout, signature_for, submit
 
 # ---- basic indexing: integers, slices, None and ... select a view
 
@@ -88,7 +88,7 @@ def _selected(base: Any, frozen: tuple[Any, ...]) -> tuple[Any, int]:
 def basic_view(x: Array, frozen: tuple[Any, ...]) -> Array:
     """The view that a basic key, in its hashable form, selects."""
     final, offset = _selected(x._layout, frozen)
-    return native.view(x, final, x._offset + offset)  # type: ignore[no-any-return]
+    return native.view(x, final, x._offset + offset)
 
 
 # ---- advanced indexing: integer and boolean arrays
@@ -165,7 +165,7 @@ def _index_of(item: Any, x: Array) -> Any:
 def _axes_of(index: Any) -> int:
     if index is None or index is Ellipsis or isinstance(index, bool):
         return 0
-    return index.ndim if isinstance(index, (Array, np.ndarray)) and index.dtype == np.bool_ else 1  # type: ignore[no-any-return]
+    return index.ndim if isinstance(index, (Array, np.ndarray)) and index.dtype == np.bool_ else 1
 
 
 def selection(x: Array, key: Any) -> Selection:
@@ -227,17 +227,19 @@ def single_axis(x: Array, chosen: Selection) -> tuple[Array, int] | None:
 
 
 def check_indices(x: Array, chosen: Selection) -> None:
-    """Raises what NumPy would, for selections without elements: nobody could wait for the failure of such an operation."""
+    """Raises what NumPy would, for selections without elements: nobody could wait for their failure."""
     probe = np.broadcast_to(np.empty((), np.bool_), x.shape)
     probe[numpy_key(chosen.pattern, [index.numpy(copy=False) for index in chosen.arrays])]
 
 
 def getitem(x: Array, key: Any, /) -> Array:
-    """x[key]: a view for integers, slices, None and ...; a copy for integer arrays; boolean arrays wait for their values."""
+    """x[key]: a view for integers, slices, None and ...; a copy for arrays of integers, or of booleans: these wait."""
     frozen = basic_key(key)
     if frozen is not None:
         final, offset = _selected(x._layout, frozen)
-        return native.view(x, final, x._offset + offset)  # type: ignore[no-any-return]
+        return native.view(x, final, x._offset + offset)
+    if type(key) is Array and key.dtype.kind == "i" and x.size and x.device is key.device:
+        return _take(x, key, 0)
     chosen = selection(x, key)
     simple = single_axis(x, chosen)
     if simple is not None:
@@ -247,7 +249,7 @@ def getitem(x: Array, key: Any, /) -> Array:
     if 0 in selected_shape(x, chosen.pattern, chosen.arrays):
         check_indices(x, chosen)
     attributes = (("pattern", chosen.pattern),)
-    return apply(GET, (x, *chosen.arrays), device_index(x.device), attributes=attributes)  # type: ignore[no-any-return]
+    return apply(GET, (x, *chosen.arrays), device_index(x.device), attributes=attributes)
 
 
 # ---- take
@@ -256,7 +258,7 @@ def getitem(x: Array, key: Any, /) -> Array:
 def _explain_take(code: int, details: tuple[int, ...]) -> tuple[type[Exception], str]:
     return (
         IndexError,
-        f"index {details[0]} is out of bounds for an axis of size {details[1]} (at position {details[2]} of the indices)",
+        f"index {details[0]} is out of bounds for an axis of size {details[1]} (position {details[2]} of the indices)",
     )
 
 
@@ -270,8 +272,13 @@ TAKE = Operator(
 )
 
 
+@lru_cache(MOST_PLANS)
+def _take_plan(base: Any, index: Any, axis: int) -> Known:
+    return signature_for(TAKE, (base, index), attributes=(("axis", axis),))
+
+
 def _take(x: Array, index: Array, axis: int) -> Array:
-    return apply(TAKE, (x, index), device_index(x.device), attributes=(("axis", axis),))  # type: ignore[no-any-return]
+    return submit(_take_plan(x._layout, index._layout, axis), (x, index), device_index(x.device))
 
 
 def _integers(indices: Any, x: Array, name: str) -> Array:
@@ -332,7 +339,7 @@ def take_along_axis(x: Any, indices: Any, /, axis: int = -1) -> Array:
     if index.ndim != x.ndim:
         raise ValueError(f"take_along_axis: {index.ndim} axes of indices and {x.ndim} of values, expected the same")
     place = normal_axis(axis, x.ndim, "take_along_axis")
-    return apply(TAKE_ALONG, (x, index), device_index(x.device), attributes=(("axis", place),))  # type: ignore[no-any-return]
+    return apply(TAKE_ALONG, (x, index), device_index(x.device), attributes=(("axis", place),))
 
 
 extend(__getitem__=getitem, take=take)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from dagrun.array import Array, as_array, asarray, extend
+from dagrun.array import Array, as_array, as_dtype, asarray, extend
 from dagrun.codegen.elementwise import elementwise, elementwise_params
 from dagrun.core import device_index
+from dagrun.ops.elementwise import MOST_PLANS
 from dagrun.ops.indexing import take
 from dagrun.ops.manipulation import (
     Axes,
@@ -22,7 +24,19 @@ from dagrun.ops.manipulation import (
     ravel,
     reshape,
 )
-from dagrun.record import OVERWRITE, READ, WRITE, Body, Operand, Operator, apply, common_device, layout
+from dagrun.record import (
+    OVERWRITE,
+    READ,
+    WRITE,
+    Body,
+    Known,
+    Operand,
+    Operator,
+    common_device,
+    layout,
+    signature_for,
+    submit,
+)
 
 
 def _infer_concatenate(inputs: Sequence[Any], scalars: Sequence[Any], *, axis: int, result: Any) -> Any:
@@ -77,22 +91,28 @@ def concatenate(arrays: Any, /, axis: int | None = 0, *, dtype: Any = None) -> A
     parts = _parts(arrays, "concatenate")
     if axis is None:
         parts, axis = [ravel(part) for part in parts], 0
-    ndim = parts[0].ndim
-    if ndim == 0:
+    where = common_device("concatenate", parts)
+    final = None if dtype is None else as_dtype(dtype)
+    return submit(_plan(axis, final, *[part._layout for part in parts]), tuple(parts), device_index(where))
+
+
+@lru_cache(MOST_PLANS)
+def _plan(axis: int, dtype: np.dtype[Any] | None, *parts: Any) -> Known:
+    """The signature of a concatenation of layouts; ValueError where their shapes do not fit together."""
+    first = parts[0]
+    if first.ndim == 0:
         raise ValueError("concatenate: arrays without axes cannot be joined; use stack")
-    place = normal_axis(axis, ndim, "concatenate")
+    place = normal_axis(axis, first.ndim, "concatenate")
     for part in parts[1:]:
-        same = part.ndim == ndim and all(
-            a == b or i == place for i, (a, b) in enumerate(zip(parts[0].shape, part.shape, strict=True))
+        same = part.ndim == first.ndim and all(
+            a == b or i == place for i, (a, b) in enumerate(zip(first.shape, part.shape, strict=True))
         )
         if not same:
             raise ValueError(
                 f"concatenate: shapes {', '.join(str(p.shape) for p in parts)} must agree except along axis {place}"
             )
-    where = common_device("concatenate", parts)
-    result = np.result_type(*{part.dtype for part in parts}) if dtype is None else np.dtype(dtype)
-    attributes = (("axis", place), ("result", result))
-    return apply(CONCATENATE, tuple(parts), device_index(where), attributes=attributes)  # type: ignore[no-any-return]
+    result = np.result_type(*{part.dtype for part in parts}) if dtype is None else dtype
+    return signature_for(CONCATENATE, parts, attributes=(("axis", place), ("result", result)))
 
 
 def stack(arrays: Any, /, axis: int = 0, *, dtype: Any = None) -> Array:
@@ -104,7 +124,7 @@ def stack(arrays: Any, /, axis: int = 0, *, dtype: Any = None) -> Array:
            [0., 1.]])
     """
     parts = _parts(arrays, "stack")
-    if len({part.shape for part in parts}) > 1:
+    if any(part.shape != parts[0].shape for part in parts):
         raise ValueError(f"stack: shapes {', '.join(str(p.shape) for p in parts)} differ, expected one shape")
     place = normal_axis(axis, parts[0].ndim + 1, "stack")
     return concatenate([expand_dims(part, place) for part in parts], place, dtype=dtype)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from dagrun.array import Array, as_array, asarray, extend, is_weak
-from dagrun.core import device_index
+from dagrun.core import device_index, native
 from dagrun.devices import Device
-from dagrun.ops.elementwise import cast_into, check_writable, fits, serve_slot
+from dagrun.ops.elementwise import MOST_PLANS, cast_into, check_writable, fits, serve_slot
 from dagrun.ops.manipulation import expand_dims, moveaxis, normal_axis, permute_dims, ravel, reshape
 from dagrun.ops.products import product_bodies
-from dagrun.record import Operator, apply, common_device
+from dagrun.record import Known, Operator, apply, common_device, signature_for, submit
 
 
 def _infer(inputs: Sequence[Any], scalars: Sequence[Any], *, result: Any) -> Any:
@@ -44,8 +45,8 @@ def _operands(x1: Any, x2: Any, name: str) -> tuple[Array, Array, Device]:
 def matmul(x1: Any, x2: Any, /, *, out: Array | None = None) -> Array:
     """The matrix product; vectors as in NumPy, leading axes broadcast.
 
-    float32 and float64 products run in the BLAS that NumPy ships, one thread to a task; large ones are cut into tasks by
-    a fixed table of their sizes, so that the bits never depend on lanes.
+    float32 and float64 products run in the BLAS that NumPy ships, one thread to a task; large ones are cut into
+    tasks by a fixed table of their sizes, so that the bits never depend on lanes.
 
         >>> import dagrun as dr
         >>> dr.matmul(dr.ones((2, 3)), dr.ones((3, 2)))
@@ -53,19 +54,30 @@ def matmul(x1: Any, x2: Any, /, *, out: Array | None = None) -> Array:
                [3., 3.]])
     """
     a, b, where = _operands(x1, x2, "matmul")
-    if a.ndim == 0 or b.ndim == 0:
-        raise ValueError(f"matmul: shapes {a.shape} and {b.shape}: expected at least one axis each; use * for scalars")
-    inner = b.shape[-2] if b.ndim > 1 else b.shape[0]
-    if a.shape[-1] != inner:
-        raise ValueError(f"matmul: shapes {a.shape} and {b.shape} do not fit: {a.shape[-1]} columns, {inner} rows")
+    known = _plan(a._layout, b._layout)
     if out is not None:
         return _matmul_into(a, b, out)
+    if known is not None:
+        return submit(known, (a, b), device_index(where))
     result = a.dtype if a.dtype == b.dtype else np.result_type(a.dtype, b.dtype)
     left, right = (expand_dims(a, 0) if a.ndim == 1 else a), (expand_dims(b, 1) if b.ndim == 1 else b)
     product: Array = _product(left, right, result, where)
     if a.ndim > 1 < b.ndim:
         return product
     return reshape(product, product.shape[:-2] + product.shape[-2:][a.ndim == 1 : 1 + (b.ndim > 1)])
+
+
+@lru_cache(MOST_PLANS)
+def _plan(a: Any, b: Any) -> Known | None:
+    """The signature of a product of layouts; None where they are cast or reshaped first. ValueError: they do not fit."""
+    if a.ndim == 0 or b.ndim == 0:
+        raise ValueError(f"matmul: shapes {a.shape} and {b.shape}: expected at least one axis each; use * for scalars")
+    rows = b.shape[-2] if b.ndim > 1 else b.shape[0]
+    if a.shape[-1] != rows:
+        raise ValueError(f"matmul: shapes {a.shape} and {b.shape} do not fit: {a.shape[-1]} columns, {rows} rows")
+    if a.ndim == 1 or b.ndim == 1 or a.dtype != b.dtype:
+        return None
+    return signature_for(MATMUL, (a, b), attributes=(("result", a.dtype),))
 
 
 def _product(left: Array, right: Array, result: np.dtype[Any], where: Device, out: Array | None = None) -> Any:
@@ -94,13 +106,23 @@ def _matmul_into(a: Array, b: Array, out: Array) -> Array:
     return out
 
 
+_SLOT = 7  # of @, see handles.cpp
+
+
 def _matmul_slot(left: Any, right: Any, in_place: bool) -> Any:
     if is_weak(left) or is_weak(right):
         raise ValueError("matmul: a scalar operand is not allowed; use * instead")
-    return matmul(left, right, out=left) if in_place else matmul(left, right)
+    if in_place:
+        return matmul(left, right, out=left)
+    product = matmul(left, right)
+    if type(left) is Array and type(right) is Array:
+        known = _plan(left._layout, right._layout)
+        if known is not None and known[1] is None:
+            native.install_binary(_SLOT, left, right, False, known[0])
+    return product
 
 
-serve_slot(7, _matmul_slot)
+serve_slot(_SLOT, _matmul_slot)
 
 
 def vecdot(x1: Any, x2: Any, /, *, axis: int = -1) -> Array:
@@ -117,7 +139,7 @@ def vecdot(x1: Any, x2: Any, /, *, axis: int = -1) -> Array:
 
 
 def dot(x1: Any, x2: Any, /) -> Array:
-    """NumPy's dot: inner product of vectors, matrix product, product with a scalar, or sum over last and last but one axis.
+    """NumPy's dot: inner product of vectors, matrix product, or sum over the last and the last but one axis.
 
     >>> import dagrun as dr
     >>> dr.dot(dr.asarray([1, 2]), dr.asarray([3, 4])).item()

@@ -1,10 +1,11 @@
-"""Shapes: views of the same memory with other axes. Only `reshape` and what is made of it copies, where no view will do."""
+"""Shapes: views of the same memory with other axes. Only `reshape` copies, where no view will do."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -21,7 +22,7 @@ Axes = int | Sequence[int]
 
 def view(x: Array, shape: tuple[int, ...], strides: tuple[int, ...], offset: int = 0) -> Array:
     """Another view of the array's memory: shape, byte strides, and bytes from the array's first element."""
-    return native.view(x, layout(x.dtype, shape, strides), x._offset + offset)  # type: ignore[no-any-return]
+    return native.view(x, layout(x.dtype, shape, strides), x._offset + offset)
 
 
 def normal_axis(axis: int, ndim: int, name: str) -> int:
@@ -74,7 +75,7 @@ def _no_copy_strides(base: Any, shape: tuple[int, ...]) -> tuple[int, ...] | Non
     for start, stop, count in _groups([n for n, _ in old], shape):
         group = old[place : place + count]
         place += count
-        for (_, outer), (length, inner) in zip(group[:-1], group[1:], strict=True):
+        for (_, outer), (length, inner) in pairwise(group):
             if outer != length * inner:
                 return None
         step = group[-1][1] if group else base.dtype.itemsize
@@ -125,10 +126,10 @@ def reshape(x: Any, /, *shape: Any, copy: bool | None = None) -> Array:
     x = as_array(x)
     target, final = _reshaped(x._layout, _integers(shape))
     if final is not None and not copy:
-        return native.view(x, final, x._offset)  # type: ignore[no-any-return]
+        return native.view(x, final, x._offset)
     if copy is False:
         raise ValueError(f"reshape(copy=False): no view of shape {x.shape}, strides {x.strides} has shape {target}")
-    return native.view(copied(x), layout(x.dtype, target), 0)  # type: ignore[no-any-return]
+    return native.view(copied(x), layout(x.dtype, target), 0)
 
 
 def ravel(x: Any, /) -> Array:
@@ -155,7 +156,7 @@ def _permuted(base: Any, axes: tuple[int, ...] | None) -> Any:
 
 
 def _permute(x: Array, axes: tuple[int, ...] | None) -> Array:
-    return native.view(x, _permuted(x._layout, axes), x._offset)  # type: ignore[no-any-return]
+    return native.view(x, _permuted(x._layout, axes), x._offset)
 
 
 def permute_dims(x: Any, /, axes: Sequence[int]) -> Array:
@@ -214,7 +215,7 @@ def flip(x: Any, /, axis: Axes | None = None) -> Array:
     x = as_array(x)
     axes = range(x.ndim) if axis is None else axis if isinstance(axis, Sequence) else (axis,)
     final, offset = _flipped(x._layout, tuple(axes))
-    return native.view(x, final, x._offset + offset)  # type: ignore[no-any-return]
+    return native.view(x, final, x._offset + offset)
 
 
 # ---- number of axes
@@ -238,7 +239,7 @@ def expand_dims(x: Any, /, axis: Axes = 0) -> Array:
     """
     x = as_array(x)
     places = tuple(axis) if isinstance(axis, Sequence) else (axis,)
-    return native.view(x, _expanded(x._layout, places), x._offset)  # type: ignore[no-any-return]
+    return native.view(x, _expanded(x._layout, places), x._offset)
 
 
 @lru_cache(MOST_PLANS)
@@ -258,7 +259,7 @@ def squeeze(x: Any, /, axis: Axes | None = None) -> Array:
     """A view without axes of length 1: those named, or all."""
     x = as_array(x)
     axes = None if axis is None else tuple(axis) if isinstance(axis, Sequence) else (axis,)
-    return native.view(x, _squeezed(x._layout, axes), x._offset)  # type: ignore[no-any-return]
+    return native.view(x, _squeezed(x._layout, axes), x._offset)
 
 
 def atleast_1d(x: Any, /) -> Array:
@@ -297,7 +298,7 @@ def broadcast_to(x: Any, /, shape: int | Sequence[int]) -> Array:
            [1, 2]])
     """
     x = as_array(x)
-    return native.view(x, _broadcast(x._layout, _integers((shape,))), x._offset)  # type: ignore[no-any-return]
+    return native.view(x, _broadcast(x._layout, _integers((shape,))), x._offset)
 
 
 def broadcast_arrays(*arrays: Any) -> list[Array]:
@@ -339,7 +340,7 @@ def diagonal(x: Any, /, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Arra
     if x.ndim < 2:
         raise ValueError(f"diagonal: the array has {x.ndim} axes, expected at least 2")
     final, start = _diagonal(x._layout, offset, axis1, axis2)
-    return native.view(x, final, x._offset + start)  # type: ignore[no-any-return]
+    return native.view(x, final, x._offset + start)
 
 
 def fill(x: Array, value: Any) -> None:

@@ -54,7 +54,7 @@ def _binary(name: str, ufunc: np.ufunc, text: str, *, slot: int | None = None) -
                 f"{name}: operands are a {type(x1).__name__} and a {type(x2).__name__}, expected arrays, "
                 "sequences or numbers"
             )
-        return result  # type: ignore[no-any-return]
+        return result
 
     _document(
         function,

@@ -45,7 +45,7 @@ def _triangle(x: Any, k: int, lower: bool) -> Array:
         raise ValueError(f"{'tril' if lower else 'triu'}: the array has no axes, expected at least 1")
     rows = arange(x.shape[-2], device=x.device)[:, None] + k
     columns = arange(x.shape[-1], device=x.device)
-    return where(columns <= rows if lower else columns >= rows, x, x.dtype.type(0))  # type: ignore[no-any-return]
+    return where(columns <= rows if lower else columns >= rows, x, x.dtype.type(0))
 
 
 def tril(x: Any, /, k: int = 0) -> Array:
@@ -65,7 +65,7 @@ def triu(x: Any, /, k: int = 0) -> Array:
 
 
 def meshgrid(*arrays: Any, indexing: str = "xy") -> list[Array]:
-    """The coordinates of a grid: array i varies along axis i ("ij"), or the first two exchanged ("xy"). Read-only views.
+    """The coordinates of a grid, as read-only views: array i varies along axis i ("ij"), or the first two exchanged.
 
     >>> import dagrun as dr
     >>> [x.shape for x in dr.meshgrid([1, 2], [3, 4, 5])]

@@ -43,7 +43,7 @@ def to_device(x: Array, where: str | Device, /) -> Array:
     target = find_device(where)
     if target is x.device:
         return x
-    return apply(TO_DEVICE, (x,), device_index(target))  # type: ignore[no-any-return]
+    return apply(TO_DEVICE, (x,), device_index(target))
 
 
 @lru_cache(MOST_PLANS)
@@ -54,7 +54,7 @@ def _cast(base: Any, dtype: np.dtype[Any]) -> Known:
 
 
 def astype(x: Any, dtype: Any, /, *, copy: bool = True, device: str | Device | None = None) -> Array:
-    """The array in another dtype, converted as NumPy's unsafe casting does; a copy unless `copy=False` and none is needed.
+    """The array in another dtype, converted by NumPy's unsafe casting; a copy, unless with `copy=False` none is needed.
 
     >>> import dagrun as dr
     >>> dr.asarray([1.7, -1.7]).astype("int32")
@@ -64,7 +64,7 @@ def astype(x: Any, dtype: Any, /, *, copy: bool = True, device: str | Device | N
     final = as_dtype(dtype)
     moved = x if device is None else to_device(x, device)
     if final != x.dtype:
-        return submit(_cast(moved._layout, final), (moved,), device_index(moved.device))  # type: ignore[no-any-return]
+        return submit(_cast(moved._layout, final), (moved,), device_index(moved.device))
     return copied(x) if copy and moved is x else moved
 
 

@@ -19,7 +19,7 @@ def by_ufunc(ufunc: np.ufunc) -> Resolve:
 
     @cache
     def resolve(kinds: tuple[Kind, ...], out: np.dtype[Any] | None) -> tuple[np.dtype[Any] | None, np.dtype[Any]]:
-        *loop, result = ufunc.resolve_dtypes((*kinds, out), casting="same_kind")  # type: ignore[arg-type]
+        *loop, result = ufunc.resolve_dtypes((*kinds, out), casting="same_kind")
         if any(dtype.kind not in "biuf" or dtype.itemsize > 8 for dtype in (*loop, result)):
             raise TypeError(
                 f"{ufunc.__name__} of {', '.join(map(_name, kinds))} would compute {result}: "

@@ -100,7 +100,7 @@ def array_ufunc(self: Array, ufunc: np.ufunc, method: str, *inputs: Any, **optio
         return target
     if any(type(operand) is Array for operand in out):
         return NotImplemented
-    if out != (None,):
+    if any(part is not None for part in out):
         options["out"] = out
     return getattr(ufunc, method)(*map(_numpy, inputs), **options)
 

@@ -77,7 +77,7 @@ def _plan(op: Operator, base: Any, axis: Axis, keepdims: bool, result: np.dtype[
 
 def _reduce(op: Operator, x: Array, axis: Axis, keepdims: bool, result: np.dtype[Any]) -> Array:
     along = tuple(axis) if isinstance(axis, list) else axis
-    return submit(_plan(op, x._layout, along, bool(keepdims), result), (x,), device_index(x.device))  # type: ignore[no-any-return]
+    return submit(_plan(op, x._layout, along, bool(keepdims), result), (x,), device_index(x.device))
 
 
 _BOOL, _INT64, _UINT64 = np.dtype(np.bool_), np.dtype(np.int64), np.dtype(np.uint64)
@@ -255,7 +255,7 @@ def _accumulate(op: Operator, x: Array, axis: int | None, dtype: Any) -> Array:
     if axis is None:
         x, axis = x.reshape(-1), 0
     known = _cumulative_plan(op, x._layout, axis, _sum_dtype(x, dtype))
-    return submit(known, (x,), device_index(x.device))  # type: ignore[no-any-return]
+    return submit(known, (x,), device_index(x.device))
 
 
 def cumulative_sum(x: Any, /, axis: int | None = None, *, dtype: Any = None) -> Array:

@@ -48,7 +48,7 @@ def sort(x: Any, /, axis: int | None = -1, *, descending: bool = False, stable: 
     place = normal_axis(axis, x.ndim, "sort")
     source = flip(x, place) if descending else x
     ordered = apply(SORT, (source,), device_index(x.device), attributes=(("axis", place),))
-    return flip(ordered, place) if descending else ordered  # type: ignore[no-any-return]
+    return flip(ordered, place) if descending else ordered
 
 
 def argsort(x: Any, /, axis: int | None = -1, *, descending: bool = False, stable: bool = True) -> Array:
@@ -63,7 +63,7 @@ def argsort(x: Any, /, axis: int | None = -1, *, descending: bool = False, stabl
         x, axis = ravel(x), 0
     place = normal_axis(axis, x.ndim, "argsort")
     attributes = (("axis", place), ("descending", bool(descending)))
-    return apply(ARGSORT, (x,), device_index(x.device), attributes=attributes)  # type: ignore[no-any-return]
+    return apply(ARGSORT, (x,), device_index(x.device), attributes=attributes)
 
 
 def _sort_in_place(self: Array, axis: int = -1, *, descending: bool = False, stable: bool = True) -> None:
@@ -93,7 +93,7 @@ def searchsorted(x1: Any, x2: Any, /, side: str = "left") -> Array:
         )
     values = asarray(x2, device=x1.device) if values is None else values
     where = common_device("searchsorted", [x1, values])
-    return apply(SEARCH, (x1, values), device_index(where), attributes=(("side", side),))  # type: ignore[no-any-return]
+    return apply(SEARCH, (x1, values), device_index(where), attributes=(("side", side),))
 
 
 def unique(x: Any, /, return_index: bool = False, return_inverse: bool = False, return_counts: bool = False) -> Any:
@@ -102,7 +102,8 @@ def unique(x: Any, /, return_index: bool = False, return_inverse: bool = False, 
     Their number depends on values: this waits.
     """
     x = as_array(x)
-    found = np.unique(x.numpy(copy=False), return_index, return_inverse, return_counts)
+    extras: Any = {"return_index": return_index, "return_inverse": return_inverse, "return_counts": return_counts}
+    found: Any = np.unique(x.numpy(copy=False), **extras)
     if isinstance(found, tuple):
         return tuple(asarray(part, device=x.device) for part in found)
     return asarray(found, device=x.device)
@@ -110,7 +111,7 @@ def unique(x: Any, /, return_index: bool = False, return_inverse: bool = False, 
 
 def unique_values(x: Any, /) -> Array:
     """The distinct elements, sorted. Their number depends on values: this waits."""
-    return unique(x)  # type: ignore[no-any-return]
+    return unique(x)
 
 
 extend(sort=_sort_in_place, argsort=argsort, searchsorted=searchsorted)

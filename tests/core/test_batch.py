@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 import dagrun as dr
-from dagrun.core import tracing
+from dagrun.core import native, tracing
 from dagrun.core.batch import critical_path_priorities, push_batch
 
 
@@ -33,6 +33,7 @@ def test_the_longest_path_goes_first(engine_options: Callable[..., None]) -> Non
     priorities = critical_path_priorities(predecessors)
     assert priorities == [4, *[1] * 9, 3, 2, 1]
     with tracing() as records:
+        native.pause(True)  # so that all of it is there when the first task runs
         first = push_batch(predecessors, priorities=priorities)
     order = [record.sequence - first for record in sorted(records, key=lambda record: record.begin_ns)]
     # One worker, and this thread helps while it waits: at most one short task begins beside each of the long path.

@@ -170,7 +170,7 @@ struct Engine {
 
   // Asks for admission as a recorder does: `held` is let go while it waits for space.
   void admit(int64_t nbytes, std::unique_lock<std::mutex>& held) {
-    while (executor.over_bound(nbytes)) {
+    while (executor.over_bound(1, nbytes)) {
       held.unlock();
       executor.wait_for_space([this] { return poll(); });
       held.lock();

@@ -102,11 +102,11 @@ def _values(actual: object, expected: object, context: object) -> tuple[np.ndarr
     return np.ascontiguousarray(values).reshape(values.shape), np.ascontiguousarray(expected).reshape(expected.shape)
 
 
-def raised(function: object, *args: object) -> type[BaseException] | None:
+def raised(function: object, *args: object, **options: object) -> type[BaseException] | None:
     """The type of what a call (and the wait for what it gives) raises."""
     try:
         with np.errstate(all="ignore"):
-            result = function(*args)  # type: ignore[operator]
+            result = function(*args, **options)  # type: ignore[operator]
         for array in result if isinstance(result, tuple | list) else (result,):
             if isinstance(array, dr.Array):
                 array.wait()

@@ -1,0 +1,92 @@
+"""Promise 1 for every user function: the asynchronous engine gives the bits of the serial one."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+from ops.arrays import placed, sample
+
+import dagrun as dr
+from dagrun.core import configure
+
+ONE = (sample("float32", (24, 36), special=False),)
+TWO = (*ONE, sample("float32", (24, 36), 1, special=False))
+WHOLE = (sample("int32", (24, 36)), np.abs(sample("int32", (24, 36), 1)) % 7)
+SQUARE = (sample("float64", (96, 96)), sample("float64", (96, 96), 1))
+ARGUMENTS = {
+    **dict.fromkeys(
+        [
+            "bitwise_and",
+            "bitwise_or",
+            "bitwise_xor",
+            "bitwise_left_shift",
+            "bitwise_right_shift",
+            "left_shift",
+            "right_shift",
+        ],
+        WHOLE,
+    ),
+    **dict.fromkeys(["bitwise_invert", "invert"], WHOLE[:1]),
+    **dict.fromkeys(["dot", "inner", "matmul", "tensordot", "outer", "vecdot"], SQUARE),
+    **dict.fromkeys(["arange", "eye", "ones", "zeros"], (7,)),
+    **dict.fromkeys(["full", "linspace"], (2, 3)),
+    **dict.fromkeys(["concat", "concatenate", "hstack", "vstack", "stack"], (list(TWO),)),
+    **dict.fromkeys(["split", "array_split"], (ONE[0], 2)),
+    **dict.fromkeys(["repeat", "roll", "tile"], (ONE[0], 3)),
+    "broadcast_to": (ONE[0], (2, 24, 36)),
+    "expand_dims": (ONE[0], 1),
+    "full_like": (ONE[0], 3),
+    "moveaxis": (ONE[0], 0, 1),
+    "swapaxes": (ONE[0], 0, 1),
+    "permute_dims": (ONE[0], (1, 0)),
+    "reshape": (ONE[0], (36, 24)),
+    "searchsorted": (np.sort(ONE[0][0]), ONE[0]),
+    "take": (ONE[0], [3, 1, 2], 1),
+    "take_along_axis": (ONE[0], np.argsort(ONE[0])),
+    "where": (ONE[0] > 0, *TWO),
+    "astype": (ONE[0], "float16"),
+    "to_device": (ONE[0], "cpu:1"),
+    "clip": (ONE[0], -1, 1),
+    "diff": (ONE[0],),
+}
+NOT_OPERATIONS = {
+    "can_cast", "custom_op", "e", "empty", "empty_like", "finfo", "from_dlpack", "iinfo", "inf", "isdtype", "nan",
+    "newaxis", "pi", "random", "result_type",
+}  # fmt: skip
+
+
+def everything(device: str) -> dict[str, list[bytes]]:
+    """The bytes of what every user function gives; two of each, so that operations stand in each other's way."""
+    results: dict[str, list[dr.Array]] = {}
+    for name in dr.ops.__all__:
+        function = getattr(dr, name)
+        if name in NOT_OPERATIONS or isinstance(function, type):
+            continue
+        given = ARGUMENTS.get(name)
+        if given is None:
+            kinds = [p.kind for p in inspect.signature(function).parameters.values()]
+            given = TWO if kinds.count(inspect.Parameter.POSITIONAL_ONLY) >= 2 else ONE
+        made = function(*[on(part, device) for part in given])
+        parts = made if isinstance(made, list | tuple) else [made]
+        results[name] = [part if isinstance(part, dr.Array) else dr.asarray(part) for part in parts]
+        results[name + " twice"] = [part.astype("float32") * 2 for part in results[name]]
+    return {name: [part.numpy().tobytes() for part in parts] for name, parts in results.items()}
+
+
+def on(value: object, device: str) -> object:
+    if isinstance(value, list) and isinstance(value[0], np.ndarray):
+        return [placed(part, device) for part in value]
+    return placed(value, device) if isinstance(value, np.ndarray) else value
+
+
+def test_every_function_gives_the_bits_of_the_serial_engine(device: str) -> None:
+    before = configure(shuffle_seed=7, inline_bytes=0)
+    try:
+        asynchronous = everything(device)
+        with dr.engine("serial"):
+            serial = everything(device)
+    finally:
+        configure(**before)
+    assert list(serial) == list(asynchronous) and len(serial) > 300
+    assert [name for name in serial if serial[name] != asynchronous[name]] == []
