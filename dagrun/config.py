@@ -54,7 +54,7 @@ def _read(name: str, default: object) -> object:
     if isinstance(default, str):
         return text
     try:
-        value = type(default)(text)  # type: ignore[call-arg]
+        value = float(text) if isinstance(default, float) else int(text)
     except ValueError:
         raise ValueError(f"{variable} is {text!r}, expected a number such as {default}") from None
     if not value >= 0 or value == float("inf"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 
@@ -37,9 +36,17 @@ class DeviceError(DagrunError, ValueError):
     """Operands stand on different devices, or a device does not exist."""
 
 
-@cache
+_classes: dict[type[BaseException], type[OperationError]] = {}
+
+
 def _combined(kind: type[BaseException]) -> type[OperationError]:
     """A class that is both an OperationError and `kind`, where Python can lay out such a thing."""
+    if kind not in _classes:
+        _classes[kind] = _combine(kind)
+    return _classes[kind]
+
+
+def _combine(kind: type[BaseException]) -> type[OperationError]:
     if not issubclass(kind, Exception) or issubclass(OperationError, kind):
         return OperationError
     try:

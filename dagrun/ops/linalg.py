@@ -69,7 +69,7 @@ def matmul(x1: Any, x2: Any, /, *, out: Array | None = None) -> Array:
 
 @lru_cache(MOST_PLANS)
 def _plan(a: Any, b: Any) -> Known | None:
-    """The signature of a product of layouts; None where they are cast or reshaped first. ValueError: they do not fit."""
+    """The signature of a product of layouts; None where they are cast or reshaped first. ValueError: no fit."""
     if a.ndim == 0 or b.ndim == 0:
         raise ValueError(f"matmul: shapes {a.shape} and {b.shape}: expected at least one axis each; use * for scalars")
     rows = b.shape[-2] if b.ndim > 1 else b.shape[0]

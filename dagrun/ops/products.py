@@ -21,23 +21,23 @@ def product_bodies(output: Any, a: Any, b: Any) -> tuple[Body, ...] | None:
         return None
     *batch, m, n = output.shape
     k = a.shape[-1]
-    strides = [broadcast_strides(view, (*batch, *view.shape[-2:])) for view in (output, a, b)]
+    own_c, own_a, own_b = (broadcast_strides(view, (*batch, *view.shape[-2:])) for view in (output, a, b))
     pieces = max(1, min(MOST_PIECES, m // ROWS)) if n * k >= ROWS * ROWS else 1
     # A product of this many operations takes as long as moving half as many bytes.
     cost = max(output.nbytes + a.nbytes + b.nbytes, output.size * k // 2) // pieces
     bodies = []
     for piece in range(pieces):
         start, stop = m * piece // pieces, m * (piece + 1) // pieces
-        params = gemm_params((*batch, stop - start, n), k, *strides, output.dtype.itemsize)
+        params = gemm_params((*batch, stop - start, n), k, own_c, own_a, own_b, output.dtype.itemsize)
         if params is None:
             return None
         rows = [
             layout(view.dtype, (*batch, stop - start, view.shape[-1]), own) if pieces > 1 else None
-            for view, own in zip((output, a), strides, strict=False)
+            for view, own in ((output, own_c), (a, own_a))
         ]
         operands = (
-            Operand(0, WRITE | OVERWRITE, start * strides[0][-2], rows[0]),
-            Operand(1, offset=start * strides[1][-2], layout=rows[1]),
+            Operand(0, WRITE | OVERWRITE, start * own_c[-2], rows[0]),
+            Operand(1, offset=start * own_a[-2], layout=rows[1]),
             Operand(2),
         )
         bodies.append(Body(address, params, operands, cost))

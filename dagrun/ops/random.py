@@ -95,7 +95,7 @@ class Generator:
             stream = self._stream
             self._stream += 1
         values = (self._key, stream, *extra)
-        return apply(  # type: ignore[no-any-return]
+        return apply(
             RANDOM,
             (),
             device_index(where),
