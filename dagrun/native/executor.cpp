@@ -1146,9 +1146,15 @@ Executor::Help Executor::help(Worker* worker) {
 }
 
 void Executor::hand_over(Worker* worker) {
-  if (!worker->next) return;
-  worker->deque.push(worker->next);
+  const uint32_t next = worker->next;
+  if (!next) return;
   worker->next = 0;
+  const Task& task = slot(next);
+  if (task.body->cost >= kOrderedBytes) {
+    push_ordered({task.priority, task.sequence.load(std::memory_order_relaxed), next});
+  } else {
+    worker->deque.push(next);
+  }
   notify();
 }
 

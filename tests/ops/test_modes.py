@@ -28,7 +28,7 @@ ARGUMENTS = {
         WHOLE,
     ),
     **dict.fromkeys(["bitwise_invert", "invert"], WHOLE[:1]),
-    **dict.fromkeys(["dot", "inner", "matmul", "tensordot", "outer", "vecdot"], SQUARE),
+    **dict.fromkeys(["dot", "inner", "matmul", "tensordot", "vecdot"], SQUARE),
     **dict.fromkeys(["arange", "eye", "ones", "zeros"], (7,)),
     **dict.fromkeys(["full", "linspace"], (2, 3)),
     **dict.fromkeys(["concat", "concatenate", "hstack", "vstack", "stack"], (list(TWO),)),
@@ -49,6 +49,7 @@ ARGUMENTS = {
     "to_device": (ONE[0], "cpu:1"),
     "clip": (ONE[0], -1, 1),
     "diff": (ONE[0],),
+    "outer": (SQUARE[0][0], SQUARE[1][0]),
 }
 NOT_OPERATIONS = {
     "can_cast", "custom_op", "e", "empty", "empty_like", "finfo", "from_dlpack", "iinfo", "inf", "isdtype", "nan",
