@@ -194,7 +194,9 @@ def place(operands: Sequence[Any], name: str, where: Device | None = None) -> tu
     if not arrays:
         return place([asarray(operands[0], device=where), *operands[1:]], name)
     where = common_device(name, arrays) if len(arrays) > 1 else arrays[0].device
-    placed = []
+    if len(arrays) == len(operands):
+        return arrays, where
+    placed: list[Any] = []
     for operand in operands:
         if type(operand) is Array or is_weak(operand) or isinstance(operand, np.generic):
             placed.append(operand)
@@ -219,11 +221,12 @@ def overlaps_elsewhere(array: Array, target: Array) -> bool:
 def record(op: Elementwise, *operands: Any, out: Array | None = None) -> Array:
     """Records an elementwise operator; with `out` the result is written there, cast by NumPy's same_kind rule."""
     name = op.operator.name
+    if out is not None and type(out) is not Array:
+        raise TypeError(f"{name}: out is a {type(out).__name__}, expected a dagrun array")
     placed, where = place(operands, name, None if out is None else out.device)
     if out is not None:
-        if type(out) is not Array:
-            raise TypeError(f"{name}: out is a {type(out).__name__}, expected a dagrun array")
-        common_device(name, [out, *(x for x in placed if type(x) is Array)])
+        if out.device is not where:
+            common_device(name, [out, *(x for x in placed if type(x) is Array)])
         placed = [copied(x) if type(x) is Array and overlaps_elsewhere(x, out) else x for x in placed]
     known, scalars = plan(op, None if out is None else out._layout, *map(_key, placed))
     values: tuple[Any, ...] = ()
@@ -246,7 +249,7 @@ def record_unary(op: Elementwise, x: Any, out: Array | None = None) -> Array:
     if type(x) is Array and out is None:
         known, _ = plan(op, None, x._layout)
         return submit(known, (x,), device_index(x.device))
-    return record(op, x if type(x) is Array else asarray(x, device=None if out is None else out.device), out=out)
+    return record(op, x, out=out)
 
 
 # ---- copies and casts
@@ -285,7 +288,8 @@ def cast_into(source: Any, target: Array, op: Elementwise = COPY) -> None:
     """Records `target[...] = source` with a cast of any kind; source is an array that broadcasts, or a scalar."""
     where = device_index(target.device)
     if type(source) is Array:
-        common_device("assignment", (source, target))
+        if source.device is not target.device:
+            common_device("assignment", (source, target))
         if overlaps_elsewhere(source, target):
             source = copied(source)
         submit(_assignment(target._layout, source._layout), (source,), where, (target,))

@@ -279,6 +279,8 @@ def test_out_is_checked() -> None:
         dr.exp(x, out=dr.zeros((2, 3), "int32"))
     with pytest.raises(TypeError, match="expected a dagrun array"):
         dr.exp(x, out=np.zeros((2, 3)))
+    with pytest.raises(TypeError, match="expected a dagrun array"):
+        dr.add([1], 2, out=[0])
     with pytest.raises(ValueError, match="broadcast"):
         dr.add(x, 1, out=dr.broadcast_to(dr.zeros(3), (2, 3)))
     with pytest.raises(ValueError, match="broadcast"):
