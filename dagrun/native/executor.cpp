@@ -883,19 +883,16 @@ void Executor::execute(uint32_t index, char** data, int64_t refused_bytes, Worke
   bool failed = false;
   if (task.flags & kHasArguments) {
     Arguments& a = arguments(index);
-    std::shared_ptr<Failure> failure;
-    if (body->detaches) {
-      detach(a.operands[0].buffer);  // moves what is poisoned with the rest
-    } else {
-      failure = find_poison(body, a.operands);
-    }
-    if (!failure && !body->detaches) {
+    std::shared_ptr<Failure> failure = find_poison(body, a.operands);
+    if (!failure) {
       int64_t details[4] = {};
       int32_t code = 0;
       Failure raised;
       if (refused_bytes) {
         code = kOutOfMemory;
         details[0] = refused_bytes;
+      } else if (body->detaches) {
+        detach(a.operands[0].buffer);
       } else if (a.callable) {
         code = python_body(body, a, data, &raised) ? kRaised : 0;
       } else if (body->function) {
@@ -903,7 +900,7 @@ void Executor::execute(uint32_t index, char** data, int64_t refused_bytes, Worke
       }
       if (code) failure = make_failure(body, sequence, task.site, task.device, code, details, raised.exception);
     }
-    if (!body->detaches) settle(body, a.operands, failure);
+    settle(body, a.operands, failure);
     failed = failure != nullptr;
     if (a.callable) dispose(a.callable);
   } else if (body->function) {

@@ -166,7 +166,7 @@ void push_detach(Executor& executor, Buffer* buffer, uint32_t site, std::vector<
   Body* body = detach_body();
   OperandSpec spec;
   spec.region = {0, buffer->nbytes, 0, 0};
-  spec.mode = kRead | kWrite;
+  spec.mode = kWrite;  // what is poisoned moves with the rest: neither read nor overwritten
   // One body per buffer size: the specification is immutable once a task names it.
   static std::unordered_map<int64_t, Body*> bodies;
   Body*& sized = bodies[buffer->nbytes];

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from .executor import Executor
 from .regions import region_of_view, shifted
-from .tasks import OVERWRITE, READ, WRITE, Body, Buffer, Device, OperandSpec, Site, Task, function_at
+from .tasks import OVERWRITE, WRITE, Body, Buffer, Device, OperandSpec, Site, Task, function_at
 
 executor = Executor()
 
@@ -234,7 +234,7 @@ def ready_to_record(what: str) -> None:
 
 
 def _detach_body(nbytes: int) -> Body:
-    whole = OperandSpec(0, 0, READ | WRITE, (0, nbytes, 0, 0))
+    whole = OperandSpec(0, 0, WRITE, (0, nbytes, 0, 0))  # what is poisoned moves with the rest
     return Body("detach", operands=(whole,), cost=1 << 20, detaches=True)
 
 
