@@ -79,7 +79,6 @@ def worker_count() -> int:
 
 
 def cache_directory() -> Path:
-    """Where compiled kernels are kept between runs."""
-    if settings().cache_dir:
-        return Path(settings().cache_dir)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dagrun" / "kernels"
+    """Where compiled kernels are kept: `$DAGRUN_CACHE_DIR/kernels`, or `~/.cache/dagrun/kernels`. Read at each call."""
+    chosen = str(_read("cache_dir", ""))
+    return (Path(chosen) if chosen else Path.home() / ".cache" / "dagrun") / "kernels"

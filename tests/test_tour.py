@@ -32,19 +32,12 @@ def test_the_diamond() -> None:
 
 def test_independent_work_runs_at_the_same_time() -> None:
     """B and C of the diamond meet: each begins before the other ends, which on one lane they never do."""
-    meeting: list[int] = []
-
-    @dr.custom_op
-    def hold(x: np.ndarray) -> np.ndarray:
-        return x
-
-    A = hold(dr.ones((1500, 1500), dtype="float32"))
-    del meeting
+    A = dr.ones((1500, 1500), dtype="float32")
     with dr.profile() as profile:
         for _ in range(5):
             B, C = A @ A, A @ A.T
             (B * C).wait()
-    if profile.records and dr.engine_stats()["workers"] != 1:
+    if dr.engine_stats()["workers"] != 1:
         products = [r for r in profile.records if r.name == "matmul"]
         pairs = zip(products[::2], products[1::2], strict=True)
         assert any(b.begin_ns < c.end_ns and c.begin_ns < b.end_ns for b, c in pairs)
@@ -67,9 +60,8 @@ def test_slices_are_views_and_disjoint_ones_are_independent() -> None:
     with dr.profile() as profile:
         left += 1
         right += 2
-    assert [r.predecessors for r in profile.records] == [((1 + 0, "WAW"),)] * 0 or all(
-        not any(p == profile.records[0].sequence for p, _ in r.predecessors) for r in profile.records[1:]
-    )
+    first, second = profile.records
+    assert first.sequence not in [sequence for sequence, _ in second.predecessors]
     np.testing.assert_array_equal(x.numpy(), [[1, 1, 1, 2, 2, 2]] * 4)
 
 

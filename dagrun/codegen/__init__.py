@@ -14,7 +14,7 @@ bytes and may be negative or 0 (broadcast inputs). `Unsupported` is raised where
 for, never when it runs: fall back then. The bits of a result depend on the values, shapes, strides and dtypes of the
 operands only. Keep the addresses: a look-up costs 10 to 20 us.
 
-compiler.py     Unsupported; compile_kernel(key, build) -> address; cache_directory(); assembly(ir_text)
+compiler.py     Unsupported; compile_kernel(key, build) -> address; assembly(ir_text)
     Objects are kept in $DAGRUN_CACHE_DIR/kernels or ~/.cache/dagrun/kernels.
 
 elementwise.py

@@ -22,6 +22,8 @@ from pathlib import Path
 import llvmlite
 import llvmlite.binding as llvm
 
+from dagrun.config import cache_directory
+
 BODY_PARAMETERS = "ptr %data, ptr %params, ptr %scalars, ptr %error"
 # Soft conversions LLVM calls where the CPU has no instruction; a call of a missing one would jump to address 0.
 _RUNTIME_FUNCTION = re.compile(rb"__(?:trunc|extend|fix|float|gnu_)[a-z0-9_]+")
@@ -75,12 +77,6 @@ def _source_version() -> str:
         digest.update(path.name.encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def cache_directory() -> Path:
-    """Where objects are kept: `$DAGRUN_CACHE_DIR/kernels`, or `~/.cache/dagrun/kernels`."""
-    chosen = os.environ.get("DAGRUN_CACHE_DIR")
-    return Path(chosen) / "kernels" if chosen else Path.home() / ".cache" / "dagrun" / "kernels"
 
 
 def entry_name(key: str) -> str:

@@ -117,7 +117,6 @@ struct Failure {
 // Code of a failure that no body returned.
 constexpr int32_t kOutOfMemory = -1;   // details: bytes asked for
 constexpr int32_t kRaised = -2;        // exception holds what a Python body raised
-constexpr int32_t kDropped = -3;       // the engine was shut down first
 
 struct Poison {
   Region region;

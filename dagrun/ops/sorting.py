@@ -33,6 +33,12 @@ SORT = Operator("sort", _same, lambda xp, x, axis: xp.sort(x, axis=axis, kind="s
 ARGSORT = Operator("argsort", _positions, _argsort)
 
 
+def _along(x: Any, axis: int | None, name: str) -> tuple[Array, int]:
+    """The array and the axis to go along: of the flattened array where it is None."""
+    x = as_array(x)
+    return (ravel(x), 0) if axis is None else (x, normal_axis(axis, x.ndim, name))
+
+
 def sort(x: Any, /, axis: int | None = -1, *, descending: bool = False, stable: bool = True) -> Array:
     """The elements in order along an axis (of the flattened array where it is None); always stable.
 
@@ -42,10 +48,7 @@ def sort(x: Any, /, axis: int | None = -1, *, descending: bool = False, stable: 
         >>> dr.sort(dr.asarray([3, 1, 2]))
         array([1, 2, 3])
     """
-    x = as_array(x)
-    if axis is None:
-        x, axis = ravel(x), 0
-    place = normal_axis(axis, x.ndim, "sort")
+    x, place = _along(x, axis, "sort")
     source = flip(x, place) if descending else x
     ordered = apply(SORT, (source,), device_index(x.device), attributes=(("axis", place),))
     return flip(ordered, place) if descending else ordered
@@ -58,10 +61,7 @@ def argsort(x: Any, /, axis: int | None = -1, *, descending: bool = False, stabl
     >>> dr.argsort(dr.asarray([3, 1, 2]))
     array([1, 2, 0])
     """
-    x = as_array(x)
-    if axis is None:
-        x, axis = ravel(x), 0
-    place = normal_axis(axis, x.ndim, "argsort")
+    x, place = _along(x, axis, "argsort")
     attributes = (("axis", place), ("descending", bool(descending)))
     return apply(ARGSORT, (x,), device_index(x.device), attributes=attributes)
 
