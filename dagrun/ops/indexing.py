@@ -75,7 +75,7 @@ def _selected(base: Any, frozen: tuple[Any, ...]) -> tuple[Any, int]:
             start, stop, step = slice(*item).indices(length)
             count = len(range(start, stop, step))
             shape.append(count)
-            strides.append(stride * step)
+            strides.append(stride * step if count > 1 else stride)  # a step past the end may not fit 64 bits
             offset += start * stride if count else 0
         else:
             if not -length <= item < length:

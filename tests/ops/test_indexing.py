@@ -297,3 +297,9 @@ def test_the_common_overlaps() -> None:
     np.matmul(reference, reference.T, out=reference)
     dr.matmul(x, x.T, out=x)
     np.testing.assert_allclose(x.numpy(), reference, rtol=1e-13)
+
+
+def test_steps_of_any_size() -> None:
+    x = dr.asarray(np.arange(12.0).reshape(3, 4))
+    for step in (2**62, -(2**62), 2**70):
+        np.testing.assert_array_equal(x[::step].numpy(), x.numpy()[::step])
