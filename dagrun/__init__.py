@@ -11,6 +11,7 @@ Layers, each importing only from below:
 
     cli  viz                tools for people: commands, graphs, profiles
     parallel                many devices: ring all-reduce
+    autodiff                gradients: the reverse walk over recorded operations
     ops -> array -> record  operators and their user functions; handles; the one place a task is made
     codegen                 scalar expressions to LLVM IR; kernel cache
     backends: cpu, sim      what one kind of device is made of
@@ -20,11 +21,13 @@ Layers, each importing only from below:
 
 from typing import Any as _Any
 
+from dagrun import autodiff as _autodiff
 from dagrun import backends as backends
 from dagrun import ops as _ops
 from dagrun import parallel as parallel
 from dagrun._version import __version__ as __version__
 from dagrun.array import Array, asarray
+from dagrun.autodiff import *  # noqa: F403
 from dagrun.core import engine, engine_stats, memory_stats, wait
 from dagrun.devices import Device, default_device, device, devices
 from dagrun.errors import DagrunError, DeviceError, OperationError
@@ -50,6 +53,7 @@ __all__ = [
     "random",
     "wait",
     *_PICTURES,
+    *_autodiff.__all__,
     *_ops.__all__,
 ]
 

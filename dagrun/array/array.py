@@ -52,6 +52,12 @@ if TYPE_CHECKING:
         _offset: int
         _buffer: int
         _version: int
+        _node: Any
+        _family: Any
+        _tracked: bool
+        _requires_grad: bool
+        requires_grad: bool
+        grad: Array | None
 
         def __getattr__(self, name: str) -> Any: ...
         def __add__(self, other: Any) -> Array: ...
@@ -117,19 +123,21 @@ def asarray(
     *,
     device: str | Device | None = None,
     copy: bool | None = None,
+    requires_grad: bool = False,
 ) -> Array:
     """An array from anything that NumPy understands, or from another array.
 
     NumPy arrays are copied when this is called: later changes to them do not show. With `copy=False` the memory is
     lent instead, which needs a C-contiguous NumPy array of that dtype that cannot be written (`x.flags.writeable =
     False`); ValueError otherwise. An `Array` is returned as it is, cast or moved where dtype or device ask for it.
+    With `requires_grad` gradients of it are gathered in its `grad`.
 
         >>> import dagrun as dr
         >>> dr.asarray([1, 2, 3]) + 1
         array([2, 3, 4])
     """
     if isinstance(obj, Array):
-        return _from_array(obj, dtype, device, copy)
+        return leaf(_from_array(obj, dtype, device, copy), requires_grad)
     where = current_device() if device is None else find_device(device)
     if copy is False and not isinstance(obj, np.ndarray):
         raise ValueError(f"asarray(copy=False) of a {type(obj).__name__}: only a read-only NumPy array can be lent")
@@ -147,9 +155,16 @@ def asarray(
                 "asarray(copy=False): the array can be written, and recorded work reads it later; "
                 "set x.flags.writeable = False on it and on what it is a view of, or let it be copied"
             )
-        return native.from_memory(layout(final, source.shape), device_index(where), source, False)
+        return leaf(native.from_memory(layout(final, source.shape), device_index(where), source, False), requires_grad)
     flat = np.ascontiguousarray(source, dtype=final).reshape(-1).view(np.uint8)
-    return native.from_memory(layout(final, source.shape), device_index(where), flat, True)
+    return leaf(native.from_memory(layout(final, source.shape), device_index(where), flat, True), requires_grad)
+
+
+def leaf(x: Array, requires_grad: bool) -> Array:
+    """The array, with gradients asked for where `requires_grad` says so."""
+    if requires_grad:
+        x.requires_grad = True
+    return x
 
 
 def as_array(obj: Any) -> Array:

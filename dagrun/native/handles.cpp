@@ -5,10 +5,13 @@
 
 #include "objects.h"
 
+#include <structmember.h>
+
 namespace dagrun {
 
 Module module;
 thread_local bool in_task = false;
+thread_local bool gradients = true;
 
 // ---------------------------------------------------------------------------------------------------- layouts
 
@@ -162,6 +165,7 @@ void handle_dealloc(PyObject* self) {
   if (handle->buffer && !module.forked) module.executor->drop_handle(handle->buffer);
   Py_XDECREF(reinterpret_cast<PyObject*>(handle->layout));
   Py_XDECREF(handle->node);
+  Py_XDECREF(reinterpret_cast<PyObject*>(handle->family));
   PyTypeObject* type = Py_TYPE(self);
   if (free_handles.size() < kFreeHandles) free_handles.push_back(self);
   else PyObject_Free(self);
@@ -179,6 +183,7 @@ PyObject* handle_nbytes(PyObject* self, void*) { return PyLong_FromLongLong(HAND
 PyObject* handle_itemsize(PyObject* self, void*) { return PyLong_FromLongLong(HANDLE(self)->layout->itemsize); }
 PyObject* handle_offset(PyObject* self, void*) { return PyLong_FromLongLong(HANDLE(self)->offset); }
 PyObject* handle_buffer(PyObject* self, void*) { return PyLong_FromUnsignedLongLong(HANDLE(self)->buffer->id); }
+PyObject* handle_extent(PyObject* self, void*) { return PyLong_FromLongLong(HANDLE(self)->buffer->nbytes); }
 PyObject* handle_version(PyObject* self, void*) { return PyLong_FromUnsignedLongLong(HANDLE(self)->buffer->version); }
 PyObject* handle_device(PyObject* self, void*) { return Py_NewRef(module.devices[HANDLE(self)->buffer->device->index]); }
 PyObject* handle_node(PyObject* self, void*) {
@@ -189,6 +194,11 @@ int handle_set_node(PyObject* self, PyObject* value, void*) {
   Py_XSETREF(HANDLE(self)->node, value && value != Py_None ? Py_NewRef(value) : nullptr);
   return 0;
 }
+PyObject* handle_family(PyObject* self, void*) {
+  auto* family = reinterpret_cast<PyObject*>(HANDLE(self)->family);
+  return Py_NewRef(family ? family : Py_None);
+}
+PyObject* handle_tracked(PyObject* self, void*) { return PyBool_FromLong(tracked(HANDLE(self))); }
 PyObject* handle_requires_grad(PyObject* self, void*) { return PyBool_FromLong(HANDLE(self)->requires_grad); }
 int handle_set_requires_grad(PyObject* self, PyObject* value, void*) {
   const int truth = value ? PyObject_IsTrue(value) : 0;
@@ -210,8 +220,11 @@ PyGetSetDef handle_getset[] = {
     {"_offset", handle_offset, nullptr, nullptr, nullptr},
     {"_buffer", handle_buffer, nullptr, nullptr, nullptr},
     {"_version", handle_version, nullptr, nullptr, nullptr},
+    {"_extent", handle_extent, nullptr, "The bytes of the whole buffer.", nullptr},
     {"_node", handle_node, handle_set_node, nullptr, nullptr},
     {"_requires_grad", handle_requires_grad, handle_set_requires_grad, nullptr, nullptr},
+    {"_family", handle_family, nullptr, nullptr, nullptr},
+    {"_tracked", handle_tracked, nullptr, nullptr, nullptr},
     {}};
 
 template <int op>
@@ -285,6 +298,7 @@ Handle* make_handle(Layout* layout, Buffer* buffer, int64_t offset) {
   handle->buffer = buffer;
   handle->offset = offset;
   handle->node = nullptr;
+  handle->family = nullptr;
   handle->requires_grad = 0;
   return handle;
 }
@@ -297,6 +311,46 @@ Handle* as_handle(PyObject* object) {
   if (is_array(object)) return reinterpret_cast<Handle*>(object);
   PyErr_Format(PyExc_TypeError, "expected a dagrun array, got %s", Py_TYPE(object)->tp_name);
   return nullptr;
+}
+
+// ---------------------------------------------------------------------------------------------------- families
+
+namespace {
+
+void family_dealloc(PyObject* self) {
+  auto* family = reinterpret_cast<Family*>(self);
+  Py_XDECREF(family->root);
+  Py_XDECREF(family->node);
+  Py_XDECREF(family->token);
+  PyTypeObject* type = Py_TYPE(self);
+  PyObject_Free(self);
+  Py_DECREF(type);
+}
+
+PyMemberDef family_members[] = {{"root", T_OBJECT, offsetof(Family, root), 0, nullptr},
+                                {"node", T_OBJECT, offsetof(Family, node), 0, nullptr},
+                                {"token", T_OBJECT, offsetof(Family, token), 0, nullptr},
+                                {"tracked", T_BOOL, offsetof(Family, tracked), 0, nullptr},
+                                {}};
+PyType_Slot family_slots[] = {SLOT(Py_tp_dealloc, family_dealloc),
+                              SLOT(Py_tp_members, family_members),
+                              {Py_tp_doc, const_cast<char*>("what the views of one buffer share for autodiff")},
+                              {0, nullptr}};
+PyType_Spec family_spec = {"dagrun._native.Family", sizeof(Family), 0,
+                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, family_slots};
+
+}  // namespace
+
+Family* family_of(Handle* handle) {
+  if (!handle->family) {
+    Family* family = PyObject_New(Family, module.family_type);
+    if (!family) return nullptr;
+    family->root = Py_XNewRef(handle->node);
+    family->node = family->token = nullptr;
+    family->tracked = 0;
+    handle->family = family;
+  }
+  return handle->family;
 }
 
 // ---------------------------------------------------------------------------------------------------- exports
@@ -362,6 +416,7 @@ namespace {
 
 void signature_dealloc(PyObject* self) {
   retire(reinterpret_cast<Signature*>(self)->operation);
+  Py_XDECREF(reinterpret_cast<Signature*>(self)->context);
   PyTypeObject* type = Py_TYPE(self);
   PyObject_Free(self);
   Py_DECREF(type);
@@ -441,7 +496,10 @@ PyObject* signature_new(PyTypeObject* type, PyObject* args, PyObject*) {
   }
   if (explain != Py_None) operation->explain = Py_NewRef(explain);
   auto* self = reinterpret_cast<Signature*>(type->tp_alloc(type, 0));
-  if (self) self->operation = operation.release();
+  if (self) {
+    self->operation = operation.release();
+    self->context = nullptr;
+  }
   return reinterpret_cast<PyObject*>(self);
 }
 
@@ -455,12 +513,14 @@ PyObject* signature_outputs(PyObject* self, void*) {
     PyTuple_SET_ITEM(tuple, static_cast<Py_ssize_t>(i), Py_NewRef(reinterpret_cast<PyObject*>(outputs[i])));
   return tuple;
 }
+PyMemberDef signature_members[] = {{"context", T_OBJECT, offsetof(Signature, context), 0, nullptr}, {}};
 PyGetSetDef signature_getset[] = {{"name", signature_name, nullptr, nullptr, nullptr},
                                   {"outputs", signature_outputs, nullptr, nullptr, nullptr},
                                   {}};
 PyType_Slot signature_slots[] = {SLOT(Py_tp_new, signature_new),
                                  SLOT(Py_tp_dealloc, signature_dealloc),
                                  SLOT(Py_tp_getset, signature_getset),
+                                 SLOT(Py_tp_members, signature_members),
                                  {Py_tp_doc, const_cast<char*>("an operation on given layouts, ready to be recorded")},
                                  {0, nullptr}};
 PyType_Spec signature_spec = {"dagrun._native.Signature", sizeof(Signature), 0, Py_TPFLAGS_DEFAULT, signature_slots};
@@ -477,8 +537,9 @@ bool add_types(PyObject* m) {
   module.layout_type = add_type(m, &layout_spec);
   module.handle_type = add_type(m, &handle_spec);
   module.export_type = add_type(m, &export_spec);
+  module.family_type = add_type(m, &family_spec);
   module.signature_type = add_type(m, &signature_spec);
-  return module.layout_type && module.handle_type && module.export_type && module.signature_type;
+  return module.layout_type && module.handle_type && module.export_type && module.family_type && module.signature_type;
 }
 
 }  // namespace dagrun

@@ -209,19 +209,61 @@ PyObject* empty(PyObject*, PyObject* args) {
   return reinterpret_cast<PyObject*>(make_handle(layout, buffer, 0));
 }
 
+// view(array, layout, offset, rule, *arguments): rule and arguments tell autodiff how gradients pass.
 PyObject* view(PyObject*, PyObject* args) {
   PyObject *object, *layout_object;
   long long offset;
   Layout* layout;
-  if (!PyArg_ParseTuple(args, "OOL", &object, &layout_object, &offset) || !get_layout(layout_object, &layout)) return nullptr;
+  const Py_ssize_t count = PyTuple_GET_SIZE(args);
+  if (count < 3) return PyErr_Format(PyExc_TypeError, "view: %zd arguments, expected at least 3", count);
+  object = PyTuple_GET_ITEM(args, 0);
+  layout_object = PyTuple_GET_ITEM(args, 1);
+  offset = PyLong_AsLongLong(PyTuple_GET_ITEM(args, 2));
+  if ((offset == -1 && PyErr_Occurred()) || !get_layout(layout_object, &layout)) return nullptr;
   Handle* handle = as_handle(object);
   if (!handle) return nullptr;
   const Region r = shifted(layout->region, offset);
   if (layout->size && (r.lo < 0 || r.hi > handle->buffer->nbytes))
     return PyErr_Format(PyExc_IndexError, "view of bytes [%lld, %lld) in a buffer of %lld", (long long)r.lo, (long long)r.hi,
                         (long long)handle->buffer->nbytes);
+  Family* family = family_of(handle);
+  if (!family) return nullptr;
   engine().add_handle(handle->buffer);
-  return reinterpret_cast<PyObject*>(make_handle(layout, handle->buffer, offset));
+  Handle* made = make_handle(layout, handle->buffer, offset);
+  auto* result = reinterpret_cast<PyObject*>(made);
+  if (!made) return nullptr;
+  made->family = family;
+  Py_INCREF(reinterpret_cast<PyObject*>(family));
+  if (gradients && module.view_hook && tracked(handle)) {
+    PyObject* rule = PyTuple_GetSlice(args, 3, count);
+    PyObject* done = rule ? PyObject_CallFunctionObjArgs(module.view_hook, object, result, rule, nullptr) : nullptr;
+    Py_XDECREF(rule);
+    if (!done) Py_CLEAR(result);
+    Py_XDECREF(done);
+  }
+  return result;
+}
+
+// alias(array[, record]): the same elements under another handle, whose autodiff record is `record`.
+PyObject* alias(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  if (count < 1 || count > 2) return PyErr_Format(PyExc_TypeError, "alias: %zd arguments, expected 1 or 2", count);
+  Handle* handle = as_handle(args[0]);
+  if (!handle) return nullptr;
+  engine().add_handle(handle->buffer);
+  Handle* made = make_handle(handle->layout, handle->buffer, handle->offset);
+  if (made && count == 2 && args[1] != Py_None) {
+    made->node = Py_NewRef(args[1]);
+    made->requires_grad = 1;
+  }
+  return reinterpret_cast<PyObject*>(made);
+}
+
+PyObject* site(PyObject*, PyObject*) { return PyLong_FromUnsignedLong(current_site()); }
+
+PyObject* describe(PyObject*, PyObject* object) {
+  const unsigned long number = PyLong_AsUnsignedLong(object);
+  if (number == static_cast<unsigned long>(-1) && PyErr_Occurred()) return nullptr;
+  return describe_site(static_cast<uint32_t>(number));
 }
 
 // from_memory(layout, device, buffer, copy): an array of the bytes of a C-contiguous buffer.
@@ -504,22 +546,27 @@ PyObject* pause(PyObject*, PyObject* args) {
 PyObject* in_task_now(PyObject*, PyObject*) { return PyBool_FromLong(in_task); }
 
 PyObject* set_hooks(PyObject*, PyObject* args, PyObject* kwargs) {
-  static const char* names[] = {"binary_slow", "make_error", "start", "gradient_hook", nullptr};
-  PyObject *slow = nullptr, *error = nullptr, *start = nullptr, *hook = nullptr;
-  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OOOO", const_cast<char**>(names), &slow, &error, &start, &hook))
+  static const char* names[] = {"binary_slow", "make_error", "start", "gradient_hook", "view_hook", "write_guard", nullptr};
+  PyObject *slow = nullptr, *error = nullptr, *start = nullptr, *hook = nullptr, *view = nullptr, *guard = nullptr;
+  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OOOOOO", const_cast<char**>(names), &slow, &error, &start, &hook, &view,
+                                   &guard))
     return nullptr;
   if (slow) module.binary_slow = Py_NewRef(slow);
   if (error) module.make_error = Py_NewRef(error);
   if (start) module.start = start == Py_None ? nullptr : Py_NewRef(start);
   if (hook) module.gradient_hook = hook == Py_None ? nullptr : Py_NewRef(hook);
+  if (view) module.view_hook = view == Py_None ? nullptr : Py_NewRef(view);
+  if (guard) module.write_guard = guard == Py_None ? nullptr : Py_NewRef(guard);
   Py_RETURN_NONE;
 }
+
+PyObject* gradients_now(PyObject*, PyObject*) { return PyBool_FromLong(gradients); }
 
 PyObject* set_gradients(PyObject*, PyObject* args) {
   int on;
   if (!PyArg_ParseTuple(args, "p", &on)) return nullptr;
-  const bool was = module.gradients;
-  module.gradients = on;
+  const bool was = gradients;
+  gradients = on;
   return PyBool_FromLong(was);
 }
 
@@ -543,7 +590,11 @@ PyMethodDef methods[] = {
     {"trim_memory", trim_memory, METH_VARARGS, "trim_memory(device): gives cached memory back."},
     {"layout", layout, METH_VARARGS, "layout(dtype, code, itemsize, shape, strides=None)"},
     {"empty", empty, METH_VARARGS, "empty(layout, device): an array whose values are not set."},
-    {"view", view, METH_VARARGS, "view(array, layout, offset): another view of the array's buffer."},
+    {"view", view, METH_VARARGS, "view(array, layout, offset, rule, *arguments): another view of the array's buffer."},
+    {"alias", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(alias)), METH_FASTCALL,
+     "alias(array[, record]): the same elements under another handle, whose autodiff record is `record`."},
+    {"site", site, METH_NOARGS, "site() -> a number for the innermost line outside the package"},
+    {"describe_site", describe, METH_O, "describe_site(number) -> (file, line, function)"},
     {"from_memory", from_memory, METH_VARARGS, "from_memory(layout, device, buffer, copy)"},
     {"export", export_memory, METH_VARARGS, "export(array): waits, then the memory of its buffer, read-only."},
     {"wait", wait, METH_O, "wait(array): blocks until it is computed; raises what failed; returns it."},
@@ -561,7 +612,8 @@ PyMethodDef methods[] = {
     {"pause", pause, METH_VARARGS, "pause(on): lanes take no further task until something waits."},
     {"in_task", in_task_now, METH_NOARGS, "Whether this thread is running a task."},
     {"set_hooks", KEYWORDS(set_hooks), "Registers what the layers above provide."},
-    {"set_gradients", set_gradients, METH_VARARGS, "set_gradients(on) -> what it was"},
+    {"set_gradients", set_gradients, METH_VARARGS, "set_gradients(on) -> what it was in this thread"},
+    {"gradients", gradients_now, METH_NOARGS, "gradients() -> whether this thread records how gradients flow"},
     {"set_prefix", set_prefix, METH_VARARGS, "set_prefix(package folder, folder in it that counts as user code)"},
     {"here", here, METH_NOARGS, "The user's line, as a task recorded now would remember it."},
     {nullptr, nullptr, 0, nullptr}};

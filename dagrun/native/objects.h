@@ -41,6 +41,16 @@ struct Operation {
 struct Signature {
   PyObject_HEAD
   Operation* operation;
+  PyObject* context;  // what autodiff knows of it; nullptr where results do not depend on operands differentiably
+};
+
+// What all views of one buffer that came from each other share: how a differentiable write through one reaches the rest.
+struct Family {
+  PyObject_HEAD
+  PyObject* root;   // the autodiff record of the array that was first viewed
+  PyObject* node;   // that of the whole buffer, since a differentiable write
+  PyObject* token;  // changes with every such write
+  char tracked;     // whether there was one
 };
 
 // A user's array: a view of a buffer. Not tracked by the garbage collector; number slots lead to `binary`.
@@ -50,6 +60,7 @@ struct Handle {
   Buffer* buffer;
   int64_t offset;
   PyObject* node;  // the autodiff record that made it
+  Family* family;  // nullptr before the first view
   char requires_grad;
 };
 
@@ -67,21 +78,26 @@ struct Module {
   PyTypeObject* signature_type = nullptr;
   PyTypeObject* handle_type = nullptr;
   PyTypeObject* export_type = nullptr;
+  PyTypeObject* family_type = nullptr;
   PyObject* binary_slow = nullptr;         // (operator number, left, right, out or None)
   PyObject* make_error = nullptr;          // failure dict -> exception
   PyObject* start = nullptr;               // called once, before the first task
-  PyObject* gradient_hook = nullptr;       // (signature, inputs, outputs)
+  PyObject* gradient_hook = nullptr;       // (context, inputs, result, scalars or callable, in place): an operation was recorded
+  PyObject* view_hook = nullptr;           // (array, view, rule and its arguments): a tracked array was viewed
+  PyObject* write_guard = nullptr;         // (array): a tracked array is about to be written
   std::vector<PyObject*> devices;          // Device objects by index
-  bool gradients = true;
   bool forked = false;
 };
 extern Module module;
 extern thread_local bool in_task;
+extern thread_local bool gradients;  // whether this thread records how gradients flow
 
 // handles.cpp
 Layout* make_layout(PyObject* dtype, int code, int64_t itemsize, const int64_t* dims, int ndim);
 Handle* make_handle(Layout* layout, Buffer* buffer, int64_t offset);  // takes over one handle of the buffer
 bool is_array(PyObject* object);
+inline bool tracked(const Handle* handle) { return handle->requires_grad || (handle->family && handle->family->tracked); }
+Family* family_of(Handle* handle);  // made where there is none; borrowed
 Handle* as_handle(PyObject* object);  // nullptr with TypeError set
 bool add_types(PyObject* m);
 PyObject* export_handle(Handle* handle, bool readonly);

@@ -184,6 +184,36 @@ void push_detach(Executor& executor, Buffer* buffer, uint32_t site, std::vector<
   if (executor.settings().serial) owned.push_back(name);
 }
 
+// Writing into a tracked array may be refused, before anything is recorded.
+bool may_write(Handle* const* outputs, size_t count) {
+  for (size_t i = 0; i < count; i++) {
+    if (!tracked(outputs[i]) && !(outputs[i]->family && outputs[i]->family->root)) continue;
+    PyObject* done = PyObject_CallOneArg(module.write_guard, reinterpret_cast<PyObject*>(outputs[i]));
+    if (!done) return false;
+    Py_DECREF(done);
+  }
+  return true;
+}
+
+// Tells autodiff of an operation on tracked arrays.
+bool tell_autodiff(Signature* signature, Handle* const* inputs, size_t n_in, const uint64_t* scalars, PyObject* callable,
+                   PyObject* result, bool in_place) {
+  PyObject* tuple = PyTuple_New(static_cast<Py_ssize_t>(n_in));
+  PyObject* values = callable ? Py_NewRef(callable)
+                              : PyBytes_FromStringAndSize(reinterpret_cast<const char*>(scalars), 8 * signature->operation->scalar_count);
+  PyObject* done = nullptr;
+  if (tuple && values) {
+    for (size_t i = 0; i < n_in; i++)
+      PyTuple_SET_ITEM(tuple, static_cast<Py_ssize_t>(i), Py_NewRef(reinterpret_cast<PyObject*>(inputs[i])));
+    done = PyObject_CallFunctionObjArgs(module.gradient_hook, signature->context, tuple, result, values,
+                                        in_place ? Py_True : Py_False, nullptr);
+  }
+  Py_XDECREF(tuple);
+  Py_XDECREF(values);
+  Py_XDECREF(done);
+  return done;
+}
+
 }  // namespace
 
 PyObject* record(Signature* signature, Handle* const* inputs, const uint64_t* scalars, Handle* const* outputs,
@@ -191,6 +221,8 @@ PyObject* record(Signature* signature, Handle* const* inputs, const uint64_t* sc
   Executor& executor = *module.executor;
   if (!ready_to_record("record an operation")) return nullptr;
   Operation* operation = signature->operation;
+  const bool differentiates = gradients && signature->context && module.gradient_hook;
+  if (outputs && gradients && module.write_guard && !may_write(outputs, operation->outputs.size())) return nullptr;
   const size_t n_out = operation->outputs.size(), n_in = operation->inputs.size();
   const uint32_t site = current_site();
   int64_t nbytes = 0;
@@ -269,21 +301,13 @@ PyObject* record(Signature* signature, Handle* const* inputs, const uint64_t* sc
     Py_XDECREF(result);
     return nullptr;
   }
-  if (module.gradients && module.gradient_hook) {
+  if (differentiates) {
     bool wanted = false;
-    for (size_t i = 0; i < n_in; i++) wanted |= inputs[i]->requires_grad;
-    if (wanted) {
-      PyObject* tuple = PyTuple_New(static_cast<Py_ssize_t>(n_in));
-      for (size_t i = 0; i < n_in; i++)
-        PyTuple_SET_ITEM(tuple, static_cast<Py_ssize_t>(i), Py_NewRef(reinterpret_cast<PyObject*>(inputs[i])));
-      PyObject* done = PyObject_CallFunctionObjArgs(module.gradient_hook, reinterpret_cast<PyObject*>(signature), tuple,
-                                                    result, nullptr);
-      Py_DECREF(tuple);
-      if (!done) {
-        Py_DECREF(result);
-        return nullptr;
-      }
-      Py_DECREF(done);
+    for (size_t i = 0; i < n_in; i++) wanted |= tracked(inputs[i]);
+    for (size_t i = 0; outputs && i < n_out; i++) wanted |= tracked(outputs[i]);
+    if (wanted && !tell_autodiff(signature, inputs, n_in, scalars, callable, result, outputs != nullptr)) {
+      Py_DECREF(result);
+      return nullptr;
     }
   }
   return result;
@@ -382,6 +406,8 @@ PyObject* binary(int op, PyObject* left, PyObject* right, bool in_place) {
         // Writing over an operand that overlaps the other one differently needs a copy first: the slow path makes it.
         if (in_place && inputs[0]->buffer == inputs[1]->buffer && inputs[0] != inputs[1]) good = false;
       }
+      // A gradient may read what is about to be overwritten: the slow path keeps it.
+      if (in_place && gradients && (tracked(inputs[0]) || (n == 2 && tracked(inputs[1])))) good = false;
       if (good) {
         Handle* output = reinterpret_cast<Handle*>(left);
         // The entry may be replaced while the bound is waited for without the GIL.

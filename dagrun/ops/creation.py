@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dagrun.array import Array, as_array, as_dtype, asarray, is_weak
+from dagrun.array import Array, as_array, as_dtype, asarray, is_weak, leaf
 from dagrun.core import device_index, native
 from dagrun.devices import Device, current_device
 from dagrun.devices import device as find_device
@@ -39,10 +39,10 @@ def _contiguous(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
     return layout(dtype, shape)
 
 
-def empty(shape: Shape, dtype: Any = None, *, device: str | Device | None = None) -> Array:
+def empty(shape: Shape, dtype: Any = None, *, device: str | Device | None = None, requires_grad: bool = False) -> Array:
     """An array whose values are not set; float64 unless `dtype` says otherwise."""
     final = _contiguous(_shape(shape), _FLOAT if dtype is None else as_dtype(dtype))
-    return native.empty(final, _place(device))
+    return leaf(native.empty(final, _place(device)), requires_grad)
 
 
 def _filled(shape: Shape, value: Any, dtype: np.dtype[Any], device: str | Device | None) -> Array:
@@ -51,7 +51,9 @@ def _filled(shape: Shape, value: Any, dtype: np.dtype[Any], device: str | Device
     return submit(known, (), _place(device), None, scalars, (value,))
 
 
-def full(shape: Shape, fill_value: Any, dtype: Any = None, *, device: str | Device | None = None) -> Array:
+def full(
+    shape: Shape, fill_value: Any, dtype: Any = None, *, device: str | Device | None = None, requires_grad: bool = False
+) -> Array:
     """An array of one value, in that value's dtype unless `dtype` says otherwise. An array as value is broadcast.
 
     >>> import dagrun as dr
@@ -61,51 +63,61 @@ def full(shape: Shape, fill_value: Any, dtype: Any = None, *, device: str | Devi
     """
     if is_weak(fill_value) or isinstance(fill_value, np.generic):
         final = as_dtype(np.asarray(fill_value).dtype if dtype is None else dtype)
-        return _filled(shape, fill_value, final, device)
+        return leaf(_filled(shape, fill_value, final, device), requires_grad)
     if not isinstance(fill_value, Array):
         fill_value = asarray(fill_value, device=device)
     made = empty(
         shape, fill_value.dtype if dtype is None else dtype, device=fill_value.device if device is None else device
     )
     cast_into(fill_value, made)
-    return made
+    return leaf(made, requires_grad)
 
 
-def zeros(shape: Shape, dtype: Any = None, *, device: str | Device | None = None) -> Array:
+def zeros(shape: Shape, dtype: Any = None, *, device: str | Device | None = None, requires_grad: bool = False) -> Array:
     """An array of zeros; float64 unless `dtype` says otherwise."""
-    return _filled(shape, 0, _FLOAT if dtype is None else as_dtype(dtype), device)
+    return leaf(_filled(shape, 0, _FLOAT if dtype is None else as_dtype(dtype), device), requires_grad)
 
 
-def ones(shape: Shape, dtype: Any = None, *, device: str | Device | None = None) -> Array:
+def ones(shape: Shape, dtype: Any = None, *, device: str | Device | None = None, requires_grad: bool = False) -> Array:
     """An array of ones; float64 unless `dtype` says otherwise.
 
     >>> import dagrun as dr
     >>> dr.ones(3)
     array([1., 1., 1.])
     """
-    return _filled(shape, 1, _FLOAT if dtype is None else as_dtype(dtype), device)
+    return leaf(_filled(shape, 1, _FLOAT if dtype is None else as_dtype(dtype), device), requires_grad)
 
 
-def empty_like(x: Any, /, dtype: Any = None, *, device: str | Device | None = None) -> Array:
+def empty_like(
+    x: Any, /, dtype: Any = None, *, device: str | Device | None = None, requires_grad: bool = False
+) -> Array:
     """An array of the shape, dtype and device of another, values not set."""
     x = as_array(x)
-    return empty(x.shape, x.dtype if dtype is None else dtype, device=device or x.device)
+    return leaf(empty(x.shape, x.dtype if dtype is None else dtype, device=device or x.device), requires_grad)
 
 
-def full_like(x: Any, /, fill_value: Any, dtype: Any = None, *, device: str | Device | None = None) -> Array:
+def full_like(
+    x: Any, /, fill_value: Any, dtype: Any = None, *, device: str | Device | None = None, requires_grad: bool = False
+) -> Array:
     """An array of the shape, dtype and device of another, of one value."""
     x = as_array(x)
-    return full(x.shape, fill_value, x.dtype if dtype is None else dtype, device=device or x.device)
+    return leaf(
+        full(x.shape, fill_value, x.dtype if dtype is None else dtype, device=device or x.device), requires_grad
+    )
 
 
-def zeros_like(x: Any, /, dtype: Any = None, *, device: str | Device | None = None) -> Array:
+def zeros_like(
+    x: Any, /, dtype: Any = None, *, device: str | Device | None = None, requires_grad: bool = False
+) -> Array:
     """Zeros of the shape, dtype and device of another array."""
-    return full_like(x, 0, dtype, device=device)
+    return leaf(full_like(x, 0, dtype, device=device), requires_grad)
 
 
-def ones_like(x: Any, /, dtype: Any = None, *, device: str | Device | None = None) -> Array:
+def ones_like(
+    x: Any, /, dtype: Any = None, *, device: str | Device | None = None, requires_grad: bool = False
+) -> Array:
     """Ones of the shape, dtype and device of another array."""
-    return full_like(x, 1, dtype, device=device)
+    return leaf(full_like(x, 1, dtype, device=device), requires_grad)
 
 
 def arange(
@@ -116,6 +128,7 @@ def arange(
     *,
     dtype: Any = None,
     device: str | Device | None = None,
+    requires_grad: bool = False,
 ) -> Array:
     """Values from `start` (0 if only one bound is given) below `stop`, `step` apart.
 
@@ -125,7 +138,7 @@ def arange(
     """
     bounds: tuple[Any, Any] = (0, start) if stop is None else (start, stop)
     final: Any = None if dtype is None else as_dtype(dtype)
-    return asarray(np.arange(*bounds, step, dtype=final), device=device)
+    return leaf(asarray(np.arange(*bounds, step, dtype=final), device=device), requires_grad)
 
 
 def linspace(
@@ -137,6 +150,7 @@ def linspace(
     endpoint: bool = True,
     dtype: Any = None,
     device: str | Device | None = None,
+    requires_grad: bool = False,
 ) -> Array:
     """`num` values evenly spaced from `start` to `stop`.
 
@@ -145,11 +159,18 @@ def linspace(
     array([0.  , 0.25, 0.5 , 0.75, 1.  ])
     """
     final = None if dtype is None else as_dtype(dtype)
-    return asarray(np.linspace(start, stop, num, endpoint=endpoint, dtype=final), device=device)
+    return leaf(asarray(np.linspace(start, stop, num, endpoint=endpoint, dtype=final), device=device), requires_grad)
 
 
 def eye(
-    n_rows: int, n_cols: int | None = None, /, k: int = 0, *, dtype: Any = None, device: str | Device | None = None
+    n_rows: int,
+    n_cols: int | None = None,
+    /,
+    k: int = 0,
+    *,
+    dtype: Any = None,
+    device: str | Device | None = None,
+    requires_grad: bool = False,
 ) -> Array:
     """Ones on diagonal `k`, zeros elsewhere.
 
@@ -160,15 +181,21 @@ def eye(
     """
     made = zeros((n_rows, n_rows if n_cols is None else n_cols), dtype, device=device)
     made.diagonal(k).fill(1)
-    return made
+    return leaf(made, requires_grad)
 
 
 def array(
-    obj: Any, dtype: Any = None, *, copy: bool | None = True, ndmin: int = 0, device: str | Device | None = None
+    obj: Any,
+    dtype: Any = None,
+    *,
+    copy: bool | None = True,
+    ndmin: int = 0,
+    device: str | Device | None = None,
+    requires_grad: bool = False,
 ) -> Array:
     """An array of a copy of the data, as `numpy.array`; `ndmin`: at least so many axes, new ones in front."""
     made = asarray(obj, dtype, device=device, copy=copy or None)
-    return made[(None,) * max(0, ndmin - made.ndim)]
+    return leaf(made[(None,) * (ndmin - made.ndim)] if made.ndim < ndmin else made, requires_grad)
 
 
 def from_dlpack(x: Any, /, *, device: str | Device | None = None) -> Array:

@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 from dagrun.array import Array, as_dtype, asarray
 from dagrun.core import device_index
-from dagrun.record import Operator, apply, common_device
+from dagrun.record import Gradients, Operator, apply, common_device
+
+
+class _Rule:
+    """The user's gradient function as a rule that reads all operands."""
+
+    def __init__(self, grad: Callable[..., Any], names: tuple[str, ...], title: str) -> None:
+        self._grad, self._title, self.names = grad, title, ("gs", "call", *names)
+
+    def __call__(self, gs: list[Any], call: Any, *operands: Any) -> Any:
+        flows = self._grad(gs[0] if len(gs) == 1 else tuple(gs), *operands, **dict(call["options"]))
+        flows = flows if isinstance(flows, (tuple, list)) else (flows,)
+        if len(flows) != len(operands):
+            raise ValueError(f"grad of {self._title} returned {len(flows)} gradients, expected {len(operands)}")
+        return flows
+
+
+def _gradients(grad: Callable[..., Any], count: int, title: str) -> Gradients:
+    names = tuple(f"x{i}" for i in range(count))
+    return Gradients(joint=_Rule(grad, names, title), operands=names)
 
 
 def custom_op(
@@ -23,12 +43,14 @@ def custom_op(
     `function(*arrays, **options)` gets read-only NumPy arrays and returns one array or a tuple of them; it runs on the
     Python lane, one call at a time, and must not record dagrun operations. `infer(*specs, **options)` gets a
     `(shape, dtype)` for each array and returns that of the result, or a list of them; without it the result has shape
-    and dtype of the first array. `grad` is kept for autodiff. What the function raises, every wait for its results
-    raises: an OperationError that is also of the raised type, with the line of the call.
+    and dtype of the first array. `grad(g, *arrays, **options)` gets the gradient of the result (a tuple of them, None
+    where nothing asked, if there are several) and the call's arrays, and returns the gradient of each (or None), with
+    array operations. What the function raises, every wait for its results raises: an OperationError that is also of the
+    raised type, with the line of the call.
 
         >>> import dagrun as dr
         >>> import numpy as np
-        >>> @dr.custom_op
+        >>> @dr.custom_op(grad=lambda g, x: -g * dr.sign(x) * (dr.abs(x) < 1))
         ... def hat(x):
         ...     return np.maximum(1 - np.abs(x), 0)
         >>> hat(dr.asarray([0.0, 0.5, 2.0]))
@@ -50,7 +72,9 @@ def custom_op(
     def compute(xp: Any, *arrays: Any, options: tuple[tuple[str, Any], ...]) -> Any:
         return body(*arrays, **dict(options))
 
-    operator = Operator(title, specs, compute, grad=grad)
+    @cache
+    def operator_of(count: int) -> Operator:
+        return Operator(title, specs, compute, grad=None if grad is None else _gradients(grad, count, title))
 
     def call(*arrays: Any, **options: Any) -> Any:
         if not arrays:
@@ -64,7 +88,8 @@ def custom_op(
             raise TypeError(
                 f"{title}: options must be hashable, they are part of the operation; pass arrays by position"
             ) from None
-        return apply(operator, operands, device_index(where), attributes=(("options", tuple(sorted(options.items()))),))
+        attributes = (("options", tuple(sorted(options.items()))),)
+        return apply(operator_of(len(operands)), operands, device_index(where), attributes=attributes)
 
     call.__name__ = call.__qualname__ = title
     call.__doc__ = body.__doc__

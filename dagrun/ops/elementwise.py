@@ -22,6 +22,7 @@ from dagrun.record import (
     READ,
     WRITE,
     Body,
+    Gradients,
     Known,
     Operand,
     Operator,
@@ -132,9 +133,18 @@ def _explain_power(code: int, details: tuple[int, ...]) -> tuple[type[Exception]
 
 
 def make(
-    name: str, function: Callable[..., Any], resolve: Resolve, kernel: str = "", *, compares: bool = False
+    name: str,
+    function: Callable[..., Any],
+    resolve: Resolve,
+    kernel: str = "",
+    *,
+    compares: bool = False,
+    grad: tuple[Callable[..., Any] | None, ...] | Gradients | None = None,
 ) -> Elementwise:
-    """An elementwise operator from its NumPy function and the name of its scalar function in `codegen`."""
+    """An elementwise operator from its NumPy function and the name of its scalar function in `codegen`.
+
+    `grad`: a rule for each operand (see `record.Gradients`); what it returns is summed to the operand's shape.
+    """
 
     def compute(xp: Any, *operands: Any, mask: tuple[bool, ...], compute: Any, result: Any) -> Any:
         ordered = _in_order(mask, operands)
@@ -143,7 +153,8 @@ def make(
         return function(*ordered)
 
     explain = _explain_power if name == "power" else None
-    return Elementwise(Operator(name, _infer, compute, _lower(kernel or name), explain), resolve, compares)
+    gradients = Gradients(*grad) if isinstance(grad, tuple) else grad
+    return Elementwise(Operator(name, _infer, compute, _lower(kernel or name), explain, gradients), resolve, compares)
 
 
 # ---- plans: everything that follows from layouts and types, kept
@@ -218,6 +229,18 @@ def overlaps_elsewhere(array: Array, target: Array) -> bool:
     return bool(array._offset + a_lo < target._offset + t_hi and target._offset + t_lo < array._offset + a_hi)
 
 
+def _with_kept_copies(op: Elementwise, operands: list[Any], out: Array) -> list[Any]:
+    """The operands, copied where a gradient will read what writing the result to `out` would destroy."""
+    rules = op.operator.grad
+    if rules is None:
+        return operands
+    wanted = sum(1 << k for k, x in enumerate(operands) if type(x) is Array and x._tracked)
+    kept = {index for _, is_result, index in rules.reads(wanted) if not is_result}
+    return [
+        copied(x) if k in kept and type(x) is Array and x._buffer == out._buffer else x for k, x in enumerate(operands)
+    ]
+
+
 def record(op: Elementwise, *operands: Any, out: Array | None = None) -> Array:
     """Records an elementwise operator; with `out` the result is written there, cast by NumPy's same_kind rule."""
     name = op.operator.name
@@ -227,6 +250,8 @@ def record(op: Elementwise, *operands: Any, out: Array | None = None) -> Array:
     if out is not None:
         if out.device is not where:
             common_device(name, [out, *(x for x in placed if type(x) is Array)])
+        if native.gradients() and any(type(x) is Array and x._tracked for x in placed):
+            placed = _with_kept_copies(op, placed, out)
         placed = [copied(x) if type(x) is Array and overlaps_elsewhere(x, out) else x for x in placed]
     known, scalars = plan(op, None if out is None else out._layout, *map(_key, placed))
     values: tuple[Any, ...] = ()
@@ -260,9 +285,10 @@ def _resolve_cast(kinds: tuple[Kind, ...], out: np.dtype[Any] | None) -> tuple[n
     return source, out if out is not None else source
 
 
-CAST = make("cast", lambda x: x, _resolve_cast, "cast")
-COPY = make("copy", lambda x: x, _resolve_cast, "cast")
-FILL = make("fill", lambda x: x, _resolve_cast, "cast")
+_PASSED = Gradients(lambda g: g)
+CAST = make("cast", lambda x: x, _resolve_cast, "cast", grad=_PASSED)
+COPY = make("copy", lambda x: x, _resolve_cast, "cast", grad=_PASSED)
+FILL = make("fill", lambda x: x, _resolve_cast, "cast", grad=Gradients())
 
 
 @lru_cache(MOST_PLANS)

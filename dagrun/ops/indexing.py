@@ -15,7 +15,7 @@ from dagrun.core import device_index, native
 from dagrun.ops.elementwise import MOST_PLANS
 from dagrun.ops.manipulation import normal_axis
 from dagrun.ops.reducing import take_bodies
-from dagrun.record import Known, Operator, apply, common_device, layout, signature_for, submit
+from dagrun.record import SELECTED, Known, Operator, apply, common_device, layout, signature_for, submit
 
 # ---- basic indexing: integers, slices, None and ... select a view
 
@@ -88,7 +88,7 @@ def _selected(base: Any, frozen: tuple[Any, ...]) -> tuple[Any, int]:
 def basic_view(x: Array, frozen: tuple[Any, ...]) -> Array:
     """The view that a basic key, in its hashable form, selects."""
     final, offset = _selected(x._layout, frozen)
-    return native.view(x, final, x._offset + offset)
+    return native.view(x, final, x._offset + offset, SELECTED, basic_view, frozen)
 
 
 # ---- advanced indexing: integer and boolean arrays
@@ -237,7 +237,7 @@ def getitem(x: Array, key: Any, /) -> Array:
     frozen = basic_key(key)
     if frozen is not None:
         final, offset = _selected(x._layout, frozen)
-        return native.view(x, final, x._offset + offset)
+        return native.view(x, final, x._offset + offset, SELECTED, basic_view, frozen)
     if type(key) is Array and key.dtype.kind == "i" and x.size and x.device is key.device:
         return _take(x, key, 0)
     chosen = selection(x, key)

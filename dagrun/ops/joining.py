@@ -29,6 +29,7 @@ from dagrun.record import (
     READ,
     WRITE,
     Body,
+    Gradients,
     Known,
     Operand,
     Operator,
@@ -64,11 +65,22 @@ def _lower_concatenate(
     return tuple(bodies)
 
 
+def _split_gradient(g: Any, call: Any) -> Any:
+    """To each part the gradient of its place in the result."""
+    parts, start, lead = [], 0, (slice(None),) * call["axis"]
+    for view in call.inputs:
+        stop = start + view.shape[call["axis"]]
+        parts.append(g[(*lead, slice(start, stop))])
+        start = stop
+    return parts
+
+
 CONCATENATE = Operator(
     "concatenate",
     _infer_concatenate,
     lambda xp, *parts, axis, result: xp.concatenate(parts, axis, dtype=result, casting="unsafe"),
     _lower_concatenate,
+    grad=Gradients(joint=_split_gradient),
 )
 
 

@@ -16,7 +16,7 @@ from dagrun.devices import Device
 from dagrun.ops.elementwise import MOST_PLANS, cast_into, check_writable, fits, serve_slot
 from dagrun.ops.manipulation import expand_dims, moveaxis, normal_axis, permute_dims, ravel, reshape
 from dagrun.ops.products import product_bodies
-from dagrun.record import Known, Operator, apply, common_device, signature_for, submit
+from dagrun.record import Gradients, Known, Operator, apply, common_device, signature_for, submit
 
 
 def _infer(inputs: Sequence[Any], scalars: Sequence[Any], *, result: Any) -> Any:
@@ -33,7 +33,11 @@ def _lower(outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any]
     return product_bodies(outputs[0], *inputs)
 
 
-MATMUL = Operator("matmul", _infer, _compute, _lower)
+# Leading axes that broadcast are summed over, as in all gradients.
+_RULES = Gradients(
+    lambda g, b, xp: xp.matmul(g, xp.matrix_transpose(b)), lambda g, a, xp: xp.matmul(xp.matrix_transpose(a), g)
+)
+MATMUL = Operator("matmul", _infer, _compute, _lower, grad=_RULES)
 
 
 def _operands(x1: Any, x2: Any, name: str) -> tuple[Array, Array, Device]:

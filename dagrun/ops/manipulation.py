@@ -15,14 +15,18 @@ from numpy.exceptions import AxisError
 from dagrun.array import Array, as_array, extend
 from dagrun.core import native
 from dagrun.ops.elementwise import MOST_PLANS, cast_into, copied, fits
-from dagrun.record import layout
+from dagrun.record import SELECTED, Gradients, layout, undefined
 
 Axes = int | Sequence[int]
 
 
 def view(x: Array, shape: tuple[int, ...], strides: tuple[int, ...], offset: int = 0) -> Array:
     """Another view of the array's memory: shape, byte strides, and bytes from the array's first element."""
-    return native.view(x, layout(x.dtype, shape, strides), x._offset + offset)
+    return native.view(x, layout(x.dtype, shape, strides), x._offset + offset, undefined("view"))
+
+
+# How gradients pass through views; the rules' `call["arguments"]` is what follows the rule in `native.view`.
+SAME_ELEMENTS = Gradients(lambda g, xp, call: xp.reshape(g, call.inputs[0].shape))
 
 
 def normal_axis(axis: int, ndim: int, name: str) -> int:
@@ -126,10 +130,10 @@ def reshape(x: Any, /, *shape: Any, copy: bool | None = None) -> Array:
     x = as_array(x)
     target, final = _reshaped(x._layout, _integers(shape))
     if final is not None and not copy:
-        return native.view(x, final, x._offset)
+        return native.view(x, final, x._offset, SAME_ELEMENTS)
     if copy is False:
         raise ValueError(f"reshape(copy=False): no view of shape {x.shape}, strides {x.strides} has shape {target}")
-    return native.view(copied(x), layout(x.dtype, target), 0)
+    return native.view(copied(x), layout(x.dtype, target), 0, SAME_ELEMENTS)
 
 
 def ravel(x: Any, /) -> Array:
@@ -155,8 +159,16 @@ def _permuted(base: Any, axes: tuple[int, ...] | None) -> Any:
     return layout(base.dtype, tuple(base.shape[i] for i in order), tuple(base.strides[i] for i in order))
 
 
+def _unpermuted(g: Any, xp: Any, call: Any) -> Any:
+    (axes,) = call["arguments"]
+    return xp.transpose(g) if axes is None else xp.permute_dims(g, np.argsort([axis % g.ndim for axis in axes]))
+
+
+PERMUTED = Gradients(_unpermuted)
+
+
 def _permute(x: Array, axes: tuple[int, ...] | None) -> Array:
-    return native.view(x, _permuted(x._layout, axes), x._offset)
+    return native.view(x, _permuted(x._layout, axes), x._offset, PERMUTED, axes)
 
 
 def permute_dims(x: Any, /, axes: Sequence[int]) -> Array:
@@ -210,12 +222,15 @@ def _flipped(base: Any, axes: tuple[int, ...]) -> tuple[Any, int]:
     return layout(base.dtype, base.shape, tuple(-s if i in turned else s for i, s in enumerate(base.strides))), offset
 
 
+FLIPPED = Gradients(lambda g, xp, call: xp.flip(g, call["arguments"][0]))
+
+
 def flip(x: Any, /, axis: Axes | None = None) -> Array:
     """A view with the order of elements reversed along all axes, or those named."""
     x = as_array(x)
     axes = range(x.ndim) if axis is None else axis if isinstance(axis, Sequence) else (axis,)
     final, offset = _flipped(x._layout, tuple(axes))
-    return native.view(x, final, x._offset + offset)
+    return native.view(x, final, x._offset + offset, FLIPPED, tuple(axes))
 
 
 # ---- number of axes
@@ -239,7 +254,7 @@ def expand_dims(x: Any, /, axis: Axes = 0) -> Array:
     """
     x = as_array(x)
     places = tuple(axis) if isinstance(axis, Sequence) else (axis,)
-    return native.view(x, _expanded(x._layout, places), x._offset)
+    return native.view(x, _expanded(x._layout, places), x._offset, SAME_ELEMENTS)
 
 
 @lru_cache(MOST_PLANS)
@@ -259,7 +274,7 @@ def squeeze(x: Any, /, axis: Axes | None = None) -> Array:
     """A view without axes of length 1: those named, or all."""
     x = as_array(x)
     axes = None if axis is None else tuple(axis) if isinstance(axis, Sequence) else (axis,)
-    return native.view(x, _squeezed(x._layout, axes), x._offset)
+    return native.view(x, _squeezed(x._layout, axes), x._offset, SAME_ELEMENTS)
 
 
 def atleast_1d(x: Any, /) -> Array:
@@ -289,6 +304,9 @@ def _broadcast(base: Any, target: tuple[int, ...]) -> Any:
     return layout(base.dtype, target, strides)
 
 
+BROADCAST = Gradients(lambda g: g)  # summed to the operand's shape, as all gradients are
+
+
 def broadcast_to(x: Any, /, shape: int | Sequence[int]) -> Array:
     """A view of a larger shape that repeats elements without copying. It cannot be written: ValueError.
 
@@ -298,7 +316,7 @@ def broadcast_to(x: Any, /, shape: int | Sequence[int]) -> Array:
            [1, 2]])
     """
     x = as_array(x)
-    return native.view(x, _broadcast(x._layout, _integers((shape,))), x._offset)
+    return native.view(x, _broadcast(x._layout, _integers((shape,))), x._offset, BROADCAST)
 
 
 def broadcast_arrays(*arrays: Any) -> list[Array]:
@@ -340,7 +358,7 @@ def diagonal(x: Any, /, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Arra
     if x.ndim < 2:
         raise ValueError(f"diagonal: the array has {x.ndim} axes, expected at least 2")
     final, start = _diagonal(x._layout, offset, axis1, axis2)
-    return native.view(x, final, x._offset + start)
+    return native.view(x, final, x._offset + start, SELECTED, diagonal, offset, axis1, axis2)
 
 
 def fill(x: Array, value: Any) -> None:

@@ -14,7 +14,7 @@ from dagrun.core import device_index
 from dagrun.devices import Device
 from dagrun.devices import device as find_device
 from dagrun.ops.elementwise import CAST, MOST_PLANS, copied, elementwise_bodies
-from dagrun.record import Body, Known, Operator, apply, signature_for, submit
+from dagrun.record import Body, Gradients, Known, Operator, apply, signature_for, submit
 
 
 def _lower_copy(outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any]) -> tuple[Body, ...]:
@@ -28,6 +28,7 @@ TO_DEVICE = Operator(
     lambda inputs, scalars: ((inputs[0].shape, inputs[0].dtype),),
     lambda xp, x: x,
     _lower_copy,
+    grad=Gradients(lambda g, call: to_device(g, call.device)),
     lane="copy",
     priority=1,
 )

@@ -8,7 +8,8 @@ their own.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,51 @@ def _lower(
 RANDOM = Operator("random", _infer, _no_numpy, _lower)
 
 
+class _Draws(threading.local):
+    """What the calling thread writes down of its draws, or draws again."""
+
+    def __init__(self) -> None:
+        self.logs: list[list[tuple[int, int]]] = []
+        self.replayed: Iterator[tuple[int, int]] | None = None
+
+
+_draws = _Draws()
+
+
+@contextmanager
+def log_draws(log: list[tuple[int, int]]) -> Iterator[None]:
+    """Appends seed and stream of every operation that draws in the block, from whatever generator."""
+    if _draws.replayed is not None:  # a recomputation inside another: what is drawn again is written down again
+        own = _draws.replayed
+
+        def passed_on() -> Iterator[tuple[int, int]]:
+            for drawn in own:
+                log.append(drawn)
+                yield drawn
+
+        _draws.replayed = passed_on()
+        try:
+            yield
+        finally:
+            _draws.replayed = own
+        return
+    _draws.logs.append(log)
+    try:
+        yield
+    finally:
+        _draws.logs.pop()
+
+
+@contextmanager
+def replay(log: Sequence[tuple[int, int]]) -> Iterator[None]:
+    """In the block, operations draw what was written down, in that order; generators stay where they are."""
+    was, _draws.replayed = _draws.replayed, iter(log)
+    try:
+        yield
+    finally:
+        _draws.replayed = was
+
+
 class Generator:
     """A source of random numbers: a seed, and a count of the operations that drew from it.
 
@@ -86,15 +132,28 @@ class Generator:
         with self._lock:
             self._key, self._stream = int(state[0]), int(state[1])
 
+    def _next_stream(self) -> tuple[int, int]:
+        """Seed and stream of the next operation: from a replay that is under way in this thread, else counted on."""
+        replayed = _draws.replayed
+        if replayed is not None:
+            try:
+                return next(replayed)
+            except StopIteration:
+                raise RuntimeError("a recomputation draws more random numbers than the first run did") from None
+        with self._lock:
+            drawn = self._key, self._stream
+            self._stream += 1
+        for log in _draws.logs:
+            log.append(drawn)
+        return drawn
+
     def _draw(
         self, kind: str, size: Size, dtype: Any, device: str | Device | None, extra: tuple[int, ...] = ()
     ) -> Array:
         where = current_device() if device is None else find_device(device)
         shape = () if size is None else (int(size),) if isinstance(size, (int, np.integer)) else tuple(map(int, size))
-        with self._lock:
-            stream = self._stream
-            self._stream += 1
-        values = (self._key, stream, *extra)
+        stream = self._next_stream()
+        values = (*stream, *extra)
         return apply(
             RANDOM,
             (),

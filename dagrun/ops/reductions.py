@@ -15,7 +15,7 @@ from dagrun.ops.elementwise import MOST_PLANS
 from dagrun.ops.manipulation import normal_axes, normal_axis
 from dagrun.ops.mathematics import divide, sqrt, subtract
 from dagrun.ops.reducing import cumulative_bodies, reduction_bodies
-from dagrun.record import Known, Operator, signature_for, submit
+from dagrun.record import Gradients, Known, Operator, signature_for, submit
 
 Axis = int | Sequence[int] | None
 
@@ -27,7 +27,14 @@ def _infer(inputs: Sequence[Any], scalars: Sequence[Any], *, axes: tuple[int, ..
     return ((tuple(n for i, n in enumerate(shape) if i not in axes), result),)
 
 
-def _make(name: str, function: Callable[..., Any], *, takes_dtype: bool = False, one_axis: bool = False) -> Operator:
+def _make(
+    name: str,
+    function: Callable[..., Any],
+    grad: Callable[..., Any] | None = None,
+    *,
+    takes_dtype: bool = False,
+    one_axis: bool = False,
+) -> Operator:
     """A reduction from its NumPy function; `name` is also that of its kernel in `codegen`."""
 
     def compute(xp: Any, x: Any, *, axes: tuple[int, ...], keepdims: bool, result: Any) -> Any:
@@ -38,19 +45,58 @@ def _make(name: str, function: Callable[..., Any], *, takes_dtype: bool = False,
     def lower(outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], **attributes: Any) -> Any:
         return reduction_bodies(name, outputs[0], inputs[0], attributes["axes"], attributes["keepdims"])
 
-    return Operator(name, _infer, compute, lower)
+    return Operator(name, _infer, compute, lower, grad=None if grad is None else Gradients(grad))
+
+
+def _spread(g: Any, call: Any, xp: Any) -> Any:
+    """A reduced array with its axes back, as a view of the operand's shape."""
+    if not call["keepdims"]:
+        g = xp.expand_dims(g, call["axes"])
+    return xp.broadcast_to(g, call.inputs[0].shape)
+
+
+def _prod_grad(g: Any, a: Any, call: Any, xp: Any) -> Any:
+    """The product of the others: exclusive running products from both ends, so that zeros are no exception."""
+    axes = call["axes"]
+    if not axes:
+        return g
+    kept = [axis for axis in range(a.ndim) if axis not in axes]
+    order = (*kept, *axes)
+    moved = xp.permute_dims(a, order)
+    flat = xp.reshape(moved, (*[a.shape[axis] for axis in kept], -1))
+    if not flat.shape[-1]:
+        return None
+    one = xp.ones_like(flat[..., :1])
+    before = xp.cumprod(xp.concatenate([one, flat[..., :-1]], -1), -1)
+    after = xp.flip(xp.cumprod(xp.concatenate([one, xp.flip(flat, -1)[..., :-1]], -1), -1), -1)
+    others = xp.permute_dims(xp.reshape(before * after, moved.shape), np.argsort(order))
+    return _spread(g, call, xp) * others
+
+
+def _extreme_grad(g: Any, a: Any, y: Any, call: Any, xp: Any) -> Any:
+    """Shared evenly by equal extremes."""
+    taken = xp.equal(a, _spread(y, call, xp))
+    count = xp.sum(taken, axis=call["axes"], keepdims=call["keepdims"], dtype=g.dtype)
+    return xp.where(taken, _spread(g / count, call, xp), 0.0)
+
+
+def _mean_grad(g: Any, call: Any, xp: Any) -> Any:
+    x = call.inputs[0]
+    return _spread(g / float(product_of([x.shape[axis] for axis in call["axes"]]) or 1), call, xp)
 
 
 def _sum_of_squares(x: Any, *, axis: tuple[int, ...], keepdims: bool, dtype: Any) -> Any:
     return np.sum(np.square(x, dtype=dtype), axis=axis, keepdims=keepdims)
 
 
-SUM = _make("sum", np.sum, takes_dtype=True)
-PROD = _make("prod", np.prod, takes_dtype=True)
-MEAN = _make("mean", np.mean, takes_dtype=True)
-SUM_OF_SQUARES = _make("sum_of_squares", _sum_of_squares, takes_dtype=True)
-MAX = _make("max", np.max)
-MIN = _make("min", np.min)
+SUM = _make("sum", np.sum, _spread, takes_dtype=True)
+PROD = _make("prod", np.prod, _prod_grad, takes_dtype=True)
+MEAN = _make("mean", np.mean, _mean_grad, takes_dtype=True)
+SUM_OF_SQUARES = _make(
+    "sum_of_squares", _sum_of_squares, lambda g, a, call, xp: _spread(g, call, xp) * (2 * a), takes_dtype=True
+)
+MAX = _make("max", np.max, _extreme_grad)
+MIN = _make("min", np.min, _extreme_grad)
 ALL = _make("all", np.all)
 ANY = _make("any", np.any)
 COUNT = _make("count_nonzero", np.count_nonzero)
@@ -221,7 +267,23 @@ def _median(xp: Any, x: Any, *, axes: tuple[int, ...], keepdims: bool, result: A
     return xp.median(x, axis=axes, keepdims=keepdims)
 
 
-MEDIAN = Operator("median", _infer, _median)
+def _median_grad(g: Any, a: Any, call: Any, xp: Any) -> Any:
+    """Half to each of the two elements in the middle, which are one where their number is odd."""
+    axes = call["axes"]
+    kept = [axis for axis in range(a.ndim) if axis not in axes]
+    order = (*kept, *axes)
+    moved = xp.permute_dims(a, order)
+    flat = xp.reshape(moved, (*[a.shape[axis] for axis in kept], -1))
+    count = flat.shape[-1]
+    if not count:
+        return None
+    places = xp.argsort(xp.argsort(flat, -1), -1)
+    share = 0.5 * xp.equal(places, (count - 1) // 2) + 0.5 * xp.equal(places, count // 2)
+    share = xp.permute_dims(xp.reshape(share, moved.shape), np.argsort(order))
+    return _spread(g, call, xp) * share
+
+
+MEDIAN = Operator("median", _infer, _median, grad=Gradients(_median_grad))
 
 
 def median(x: Any, /, axis: Axis = None, *, keepdims: bool = False) -> Array:
@@ -233,17 +295,41 @@ def median(x: Any, /, axis: Axis = None, *, keepdims: bool = False) -> Array:
 # ---- cumulative
 
 
-def _make_cumulative(name: str, function: Callable[..., Any]) -> Operator:
+def _make_cumulative(name: str, function: Callable[..., Any], grad: Callable[..., Any]) -> Operator:
     return Operator(
         name,
         lambda inputs, scalars, axis, result: ((inputs[0].shape, result),),
         lambda xp, x, axis, result: function(x, axis=axis, dtype=result),
         lambda outputs, inputs, scalars, axis, result: cumulative_bodies(name, outputs[0], inputs[0], axis),
+        grad=Gradients(grad),
     )
 
 
-CUMSUM = _make_cumulative("cumsum", np.cumsum)
-CUMPROD = _make_cumulative("cumprod", np.cumprod)
+def _from_end(g: Any, axis: int, xp: Any) -> Any:
+    return xp.flip(xp.cumsum(xp.flip(g, axis), axis), axis)
+
+
+def _cumprod_grad(g: Any, a: Any, call: Any, xp: Any) -> Any:
+    """For each element the sum over later places of g times the product without it.
+
+    With h_i = g_i + a_(i+1) h_(i+1) that sum is h_i times the product before i: no division, so zeros are no exception.
+    """
+    axis = call["axis"]
+    length = a.shape[axis]
+    lead = (slice(None),) * axis
+    if not length:
+        return None
+    sums = [None] * length
+    for i in reversed(range(length)):
+        own = g[(*lead, slice(i, i + 1))]
+        sums[i] = own if i == length - 1 else own + a[(*lead, slice(i + 1, i + 2))] * sums[i + 1]
+    one = xp.ones_like(a[(*lead, slice(0, 1))])
+    before = xp.cumprod(xp.concatenate([one, a[(*lead, slice(0, length - 1))]], axis), axis)
+    return before * xp.concatenate(sums, axis)
+
+
+CUMSUM = _make_cumulative("cumsum", np.cumsum, lambda g, call, xp: _from_end(g, call["axis"], xp))
+CUMPROD = _make_cumulative("cumprod", np.cumprod, _cumprod_grad)
 
 
 @lru_cache(MOST_PLANS, typed=True)

@@ -17,7 +17,12 @@ def _resolve_where(kinds: tuple[Kind, ...], out: np.dtype[Any] | None) -> tuple[
     return result if compute is None else compute, result
 
 
-WHERE = make("where", lambda condition, x1, x2: np.where(condition, x1, x2), _resolve_where)
+WHERE = make(
+    "where",
+    lambda condition, x1, x2: np.where(condition, x1, x2),
+    _resolve_where,
+    grad=(None, lambda g, a, xp: xp.where(a, g, 0.0), lambda g, a, xp: xp.where(a, 0.0, g)),
+)
 
 
 def where(condition: Any, x1: Any = None, x2: Any = None, /) -> Any:

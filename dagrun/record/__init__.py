@@ -6,13 +6,18 @@ operator to a native body (or wraps its `compute` for the Python lane) and keeps
 """
 
 from dagrun.record.apply import Known, apply, common_device, layout, pack_scalar, scalar_kind, signature_for, submit
+from dagrun.record.gradients import ZERO, Gradients, undefined
 from dagrun.record.operator import OVERWRITE, READ, WRITE, Body, Operand, Operator
+from dagrun.record.tape import SELECTED
 
 __all__ = [
     "OVERWRITE",
     "READ",
+    "SELECTED",
     "WRITE",
+    "ZERO",
     "Body",
+    "Gradients",
     "Known",
     "Operand",
     "Operator",
@@ -23,4 +28,5 @@ __all__ = [
     "scalar_kind",
     "signature_for",
     "submit",
+    "undefined",
 ]

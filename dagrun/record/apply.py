@@ -14,7 +14,9 @@ from dagrun.codegen.compiler import Unsupported
 from dagrun.core import native
 from dagrun.core.engine import LANES
 from dagrun.errors import DeviceError
+from dagrun.record.gradients import undefined
 from dagrun.record.operator import OVERWRITE, READ, WRITE, Body, Operand, Operator
+from dagrun.record.tape import Context
 
 MOST_SIGNATURES = 16384  # beyond, the cache starts anew: a program with ever new shapes must not grow for ever
 
@@ -151,6 +153,9 @@ def signature_for(
         *kind,
         operator.explain,
     )
+    if any(view.dtype.kind == "f" for view in outputs):
+        gradients = operator.grad or undefined(operator.name)
+        signature.context = Context(operator.name, gradients, named, scalars, inputs, outputs, operator.updates)
     if len(_signatures) >= MOST_SIGNATURES:
         _signatures.clear()
     _signatures[key] = (signature, run)

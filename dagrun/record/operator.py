@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from dagrun.record.gradients import Gradients
+
 READ, WRITE, OVERWRITE = 1, 2, 4  # how a body uses an operand; OVERWRITE: the write does not depend on what was there
 
 
@@ -41,7 +43,7 @@ class Operator:
     `infer(inputs, scalars, **attributes)` gives shape and dtype of each result from the inputs' layouts; it raises what
     NumPy would raise. `compute(xp, *operands, **attributes)` computes the results with NumPy (or CuPy): the second
     oracle, and the body where there is no native one. `lower(outputs, inputs, scalars, **attributes)` gives native
-    bodies, or None. How it cuts the work depends on shapes and dtypes alone. `grad` belongs to autodiff.
+    bodies, or None. How it cuts the work depends on shapes and dtypes alone. `grad` says how gradients pass through it.
     """
 
     name: str
@@ -49,7 +51,7 @@ class Operator:
     compute: Callable[..., Any]
     lower: Callable[..., tuple[Body, ...] | None] | None = None
     explain: Callable[[int, tuple[int, ...]], tuple[type[Exception], str]] | None = None
-    grad: Callable[..., Any] | None = None
+    grad: Gradients | None = None
     lane: str = "compute"
     priority: int = 0
     updates: bool = False  # writes into its first result, whose other elements keep their values

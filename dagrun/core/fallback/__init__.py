@@ -19,6 +19,7 @@ from .memory import Allocator, Block, Export, address_of, make_export
 from .recording import (
     UNKNOWN,
     Array,
+    Family,
     Layout,
     Signature,
     as_array,
@@ -30,6 +31,7 @@ from .recording import (
     hooks,
     install_binary,
     make_array,
+    mode,
     ready_to_record,
     record_operation,
     set_package_prefix,
@@ -37,10 +39,11 @@ from .recording import (
 from .tasks import LANES, Body, Device, Failure, Lane, Settings, Site, Task, function_at
 
 __all__ = [
-    "Array", "Export", "Layout", "Signature", "add_device", "after_fork", "binary", "empty", "export", "failures",
-    "from_memory", "here", "in_task", "install_binary", "is_ready", "last_writer", "layout", "memory_stats", "pause",
-    "push_batch", "record", "set_gradients", "set_hooks", "set_lane_limit", "set_prefix", "start", "stats", "stop",
-    "trace", "trim_memory", "unfinished", "view", "wait", "wait_all",
+    "Array", "Export", "Family", "Layout", "Signature", "add_device", "after_fork", "alias", "binary",
+    "describe_site", "empty", "export", "failures", "from_memory", "gradients", "here", "in_task",
+    "install_binary", "is_ready", "last_writer", "layout", "memory_stats", "pause", "push_batch", "record",
+    "set_gradients", "set_hooks", "set_lane_limit", "set_prefix", "site", "start", "stats", "stop", "trace",
+    "trim_memory", "unfinished", "view", "wait", "wait_all",
 ]  # fmt: skip
 
 _KEEP: Any = object()
@@ -152,15 +155,29 @@ def empty(layout: Layout, device: int, /) -> Array:
         return make_array(layout, executor.new_buffer(executor.devices[device], nbytes))
 
 
-def view(array: Array, layout: Layout, offset: int, /) -> Array:
-    """Another view of the array's buffer, `offset` bytes from its start."""
+def view(array: Array, layout: Layout, offset: int, /, *rule: Any) -> Array:
+    """Another view of the array's buffer, `offset` bytes from its start; `rule`: how gradients pass, with arguments."""
     lo, hi = as_layout(layout).region[:2]
     buffer = as_array(array)._memory
     if layout.size and (lo + offset < 0 or hi + offset > buffer.nbytes):
         raise IndexError(f"view of bytes [{lo + offset}, {hi + offset}) in a buffer of {buffer.nbytes}")
+    made = alias(array)
+    made._layout, made._offset = layout, offset
+    if array._family is None:
+        array._family = Family(array._node)
+    made._family = array._family
+    if mode.gradients and hooks.view_hook and array._tracked:
+        hooks.view_hook(array, made, rule)
+    return made
+
+
+def alias(array: Array, record: Any = None, /) -> Array:
+    """The same elements under another handle, whose autodiff record is `record`."""
     with executor.lock:
-        buffer.handles += 1
-    return make_array(layout, buffer, offset)
+        as_array(array)._memory.handles += 1
+    made = make_array(array._layout, array._memory, array._offset)
+    made._node, made._requires_grad = record, record is not None
+    return made
 
 
 def from_memory(layout: Layout, device: int, source: Any, copy: bool, /) -> Array:
@@ -379,19 +396,28 @@ def in_task() -> bool:
 
 
 def set_hooks(
-    binary_slow: Any = _KEEP, make_error: Any = _KEEP, start: Any = _KEEP, gradient_hook: Any = _KEEP
-) -> None:
+    binary_slow: Any = _KEEP, make_error: Any = _KEEP, start: Any = _KEEP, gradient_hook: Any = _KEEP,
+    view_hook: Any = _KEEP, write_guard: Any = _KEEP,
+) -> None:  # fmt: skip
     """Registers what the layers above provide."""
-    given = {"binary_slow": binary_slow, "make_error": make_error, "start": start, "gradient_hook": gradient_hook}
+    given = {
+        "binary_slow": binary_slow, "make_error": make_error, "start": start, "gradient_hook": gradient_hook,
+        "view_hook": view_hook, "write_guard": write_guard,
+    }  # fmt: skip
     for name, hook in given.items():
         if hook is not _KEEP:
             setattr(hooks, name, hook)
 
 
 def set_gradients(on: bool, /) -> bool:
-    """Switches the gradient hook; returns what it was."""
-    was, hooks.gradients = hooks.gradients, bool(on)
+    """Whether this thread records how gradients flow; returns what it was."""
+    was, mode.gradients = mode.gradients, bool(on)
     return was
+
+
+def gradients() -> bool:
+    """Whether this thread records how gradients flow."""
+    return mode.gradients
 
 
 def set_prefix(package: str, user: str, /) -> None:
@@ -402,3 +428,13 @@ def set_prefix(package: str, user: str, /) -> None:
 def here() -> Site:
     """The user's line, as a task recorded now would remember it."""
     return current_site()
+
+
+def site() -> Site:
+    """What `describe_site` makes the user's line of."""
+    return current_site()
+
+
+def describe_site(site: Site, /) -> Site:
+    """File, line and function."""
+    return site

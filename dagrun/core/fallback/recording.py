@@ -3,6 +3,7 @@
 import ctypes
 import struct
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -25,11 +26,19 @@ class Hooks:
     binary_slow: Callable[..., Any] | None = None  # (operator number, left, right, in place)
     make_error: Callable[[dict[str, Any]], BaseException] | None = None
     start: Callable[[], object] | None = None  # called before the first task
-    gradient_hook: Callable[..., object] | None = None  # (signature, inputs, outputs)
-    gradients: bool = True
+    gradient_hook: Callable[..., object] | None = None  # (context, inputs, result, scalars or callable, in place)
+    view_hook: Callable[..., object] | None = None  # (array, view, rule and its arguments): a tracked array was viewed
+    write_guard: Callable[..., object] | None = None  # (array): a tracked array is about to be written
+
+
+class Mode(threading.local):
+    """What each thread has switched on."""
+
+    gradients = True
 
 
 hooks = Hooks()
+mode = Mode()
 
 # ---- types
 
@@ -66,14 +75,15 @@ class Signature:
     bodies: tuple of (address, params, cost, operands), operands: tuple of (index, offset, mode, Layout or None).
     """
 
-    __slots__ = ("_bodies", "_high", "_inputs", "_low", "_scalar_count", "_scalar_kind", "name", "outputs")
+    __slots__ = ("_bodies", "_high", "_inputs", "_low", "_scalar_count", "_scalar_kind", "context", "name", "outputs")
+    context: Any  # what autodiff knows of it; None where results do not depend on operands differentiably
 
     def __init__(
         self, name: str, shapes: str, outputs: tuple[Layout, ...], inputs: tuple[Layout, ...],
         bodies: tuple[tuple, ...], lane: int, priority: int, scalar_count: int, scalar_kind: str, low: int, high: int,
         explain: object, /,
     ) -> None:  # fmt: skip
-        self.name, self.outputs, self._inputs = name, outputs, inputs
+        self.name, self.outputs, self._inputs, self.context = name, outputs, inputs, None
         self._scalar_count, self._scalar_kind, self._low, self._high = scalar_count, scalar_kind[:1], low, high
         layouts = (*outputs, *inputs)
         for item in layouts:
@@ -92,14 +102,26 @@ class Signature:
         self._bodies = tuple(made)
 
 
+class Family:
+    """What all views of one buffer that came from each other share for autodiff."""
+
+    __slots__ = ("node", "root", "token", "tracked")
+
+    def __init__(self, root: Any) -> None:
+        self.root = root  # the autodiff record of the array that was first viewed
+        self.node = self.token = None  # that of the whole buffer since a differentiable write; changes with each
+        self.tracked = False
+
+
 class Array:
     """A view of a buffer. The layers above add methods to this type itself."""
 
-    __slots__ = ("_layout", "_memory", "_node", "_offset", "_requires_grad")
+    __slots__ = ("_family", "_layout", "_memory", "_node", "_offset", "_requires_grad")
     _layout: Layout
     _memory: Buffer
     _offset: int  # bytes
     _node: Any  # the autodiff record that made it
+    _family: Family | None  # None before the first view
     _requires_grad: bool
 
     def __new__(cls) -> NoReturn:
@@ -118,6 +140,8 @@ class Array:
     device = property(lambda self: self._memory.device.label, doc="The device that holds the array.")
     _buffer = property(lambda self: self._memory.id)
     _version = property(lambda self: self._memory.version)
+    _extent = property(lambda self: self._memory.nbytes)
+    _tracked = property(lambda self: self._requires_grad or (self._family is not None and self._family.tracked))
     _region = property(lambda self: shifted(self._layout.region, self._offset))
 
     # By identity: == gives an array, and arrays are keys of optimizer state and of caches.
@@ -166,7 +190,8 @@ _add_operators()
 def make_array(layout: Layout, buffer: Buffer, offset: int = 0) -> Array:
     """Takes over one handle of the buffer."""
     array: Any = object.__new__(Array)  # type: ignore[arg-type]
-    array._layout, array._memory, array._offset, array._node, array._requires_grad = layout, buffer, offset, None, False
+    array._layout, array._memory, array._offset = layout, buffer, offset
+    array._node, array._family, array._requires_grad = None, None, False
     return array
 
 
@@ -244,6 +269,10 @@ def record_operation(
 ) -> Any:  # fmt: skip
     """Makes the tasks of one operation; gives its output, or a tuple of them."""
     ready_to_record("record an operation")
+    if outputs and mode.gradients and hooks.write_guard:
+        for output in outputs:
+            if output._tracked or (output._family and output._family.root is not None):
+                hooks.write_guard(output)
     site = current_site()
     executor.wait_for_space()
     owned: list[Task] = []
@@ -277,8 +306,9 @@ def record_operation(
     for task in owned if executor.settings.serial else ():
         executor.run_serially(task)
     result = results[0] if len(results) == 1 else results
-    if hooks.gradients and hooks.gradient_hook and any(array._requires_grad for array in inputs):
-        hooks.gradient_hook(signature, inputs, result)
+    if signature.context is not None and mode.gradients and hooks.gradient_hook:
+        if any(array._tracked for array in (*inputs, *(outputs or ()))):
+            hooks.gradient_hook(signature.context, inputs, result, callable or scalars, outputs is not None)
     return result
 
 
@@ -323,6 +353,8 @@ def binary(number: int, left: Any, right: Any, in_place: bool = False) -> Any:
             scalars = None
         elif in_place and left._memory is right._memory and left is not right:
             scalars = None  # writing over an operand that overlaps the other one may need a copy first
+        if in_place and mode.gradients and any(array._tracked for array in inputs):
+            scalars = None  # a gradient may read what is about to be overwritten: the slow path keeps it
         if scalars is not None:
             outputs = (left,) if in_place else None
             return record_operation(signature, inputs, scalars, outputs, inputs[0]._memory.device, None)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import struct
 import threading
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def operators(lab: Lab) -> Any:
 
 
 def gradient_hook(lab: Lab) -> Any:
-    """Operations on arrays that want gradients are shown to the hook, unless it is switched off."""
+    """Operations on arrays that want gradients are shown to the hook, unless the thread has it switched off."""
     shown: list[Any] = []
     n = lab.start()
     n.set_hooks(gradient_hook=lambda *arguments: shown.append(arguments))
@@ -77,11 +78,62 @@ def gradient_hook(lab: Lab) -> Any:
     y = lab.record("yes", SHIFT, x)
     assert n.set_gradients(False) is True
     lab.record("off", SHIFT, x)
+    assert n.gradients() is False
+    others: list[bool] = []
+    other = threading.Thread(target=lambda: others.append(n.gradients()))
+    other.start()
+    other.join()
+    assert others == [True]
     assert n.set_gradients(True) is False
-    ((signature, inputs, result),) = shown
-    assert signature.name == "yes" and signature.outputs == (x._layout,) and inputs == (x,) and result is y
+    z = lab.array([2])
+    lab.record("into", SHIFT, x, out=z, scalars=(5.0,))
+    (context, inputs, result, scalars, in_place), last = shown
+    assert context == "context of yes" and inputs == (x,) and result is y and (scalars, in_place) == (b"", False)
+    assert last == ("context of into", (x,), z, struct.pack("d", 5.0), True)
     y._node = shown
     assert y._node is shown
+
+
+def view_hook(lab: Lab) -> Any:
+    """Views of arrays that want gradients are shown with their rules; views of one buffer share a family."""
+    shown: list[Any] = []
+    n = lab.start()
+    n.set_hooks(view_hook=lambda *arguments: shown.append(arguments))
+    x = lab.array([1, 2])
+    assert x._family is None and x._extent == 16
+    x._node = "made here"
+    part = n.view(x, lab.layout(1), 8, "rule", 7)
+    assert part._family is x._family and part._family.root == "made here" and not shown
+    x._requires_grad = True
+    whole = n.view(x, x._layout, 0, "rule", 7)
+    assert shown == [(x, whole, ("rule", 7))]
+    copy, named = n.alias(x), n.alias(x, "record")
+    assert copy._family is None and copy._node is None and not copy._tracked and copy._buffer == x._buffer
+    assert named._node == "record" and named._tracked
+    assert not part._tracked
+    part._family.tracked, part._family.node = True, "since a write"
+    assert whole._tracked and part._tracked and whole._family.node == "since a write"
+
+
+def write_guard(lab: Lab) -> Any:
+    """Writing into a tracked array asks the guard first; what it refuses is not recorded."""
+    n = lab.start()
+    asked: list[Any] = []
+
+    def refuse(target: Any) -> None:
+        asked.append(target)
+        raise PermissionError("a leaf")
+
+    n.set_hooks(write_guard=refuse)
+    x, y = lab.array([1]), lab.array([5])
+    lab.record("free", SHIFT, y, out=x)
+    before = x._version
+    x._requires_grad = True
+    assert message_of(lambda: lab.record("refused", SHIFT, y, out=x)) == "PermissionError: a leaf"
+    assert asked == [x] and x._version == before and lab.values(x) == [6]
+    n.set_gradients(False)
+    lab.record("allowed", SHIFT, y, out=x)
+    assert asked == [x] and x._version > before
 
 
 def restart(lab: Lab) -> Any:

@@ -124,10 +124,12 @@ class Lab:
         numbers = [rows, columns, len(layouts), scalars, *itertools.chain(*strides)]
         params = struct.pack(f"{len(numbers)}q", *numbers)
         operands = ((0, 0, mode, None), *((i, 0, READ, None) for i in range(1, len(layouts))))
-        return self.n.Signature(
+        signature = self.n.Signature(
             name, f"shapes of {name}", (output,), tuple(inputs), ((body, params, cost, operands),) * pieces, lane,
             priority, scalars, "f", 0, 0, explain,
         )  # fmt: skip
+        signature.context = f"context of {name}"
+        return signature
 
     def record(
         self, name: str, body: int, *inputs: Any, out: Any = None, device: int = 0, scalars: tuple[float, ...] = (),
