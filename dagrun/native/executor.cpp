@@ -51,7 +51,8 @@ uint64_t next_random(uint64_t& state) {
 }
 
 Region region_of(const OperandSpec& spec, const Operand* operands) {
-  return shifted(spec.region, operands[spec.index].offset);
+  const Operand& operand = operands[spec.index];
+  return region_in(operand.buffer, shifted(spec.region, operand.offset));
 }
 
 }  // namespace

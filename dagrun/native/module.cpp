@@ -291,7 +291,7 @@ PyObject* wait(PyObject*, PyObject* object) {
 PyObject* is_ready(PyObject*, PyObject* object) {
   Handle* handle = as_handle(object);
   if (!handle) return nullptr;
-  const Region region = shifted(handle->layout->region, handle->offset);
+  const Region region = region_in(handle->buffer, shifted(handle->layout->region, handle->offset));
   if (module.forked) return PyBool_FromLong(engine().pending_writer(handle->buffer, region).slot == 0);
   std::lock_guard<SpinLock> guard(engine().record_lock());
   return PyBool_FromLong(engine().pending_writer(handle->buffer, region).slot == 0);

@@ -217,6 +217,9 @@ from dagrun.ops.reductions import (
     sum,
     var,
 )
+from dagrun.ops.scattering import (
+    index_add,
+)
 from dagrun.ops.selection import (
     argwhere,
     clip,
@@ -326,6 +329,7 @@ __all__ = [
     "hstack",
     "hypot",
     "iinfo",
+    "index_add",
     "inf",
     "inner",
     "int8",

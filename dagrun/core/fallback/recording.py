@@ -118,7 +118,7 @@ class Array:
     device = property(lambda self: self._memory.device.label, doc="The device that holds the array.")
     _buffer = property(lambda self: self._memory.id)
     _version = property(lambda self: self._memory.version)
-    _region = property(lambda self: shifted(self._layout.region, self._offset))
+    _region = property(lambda self: self._memory.region_in(shifted(self._layout.region, self._offset)))
 
     # By identity: == gives an array, and arrays are keys of optimizer state and of caches.
     __hash__ = object.__hash__
