@@ -230,6 +230,7 @@ from dagrun.ops.sorting import (
     argsort,
     searchsorted,
     sort,
+    topk,
     unique,
     unique_values,
 )
@@ -418,6 +419,7 @@ __all__ = [
     "tensordot",
     "tile",
     "to_device",
+    "topk",
     "trace",
     "transpose",
     "tril",

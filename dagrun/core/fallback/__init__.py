@@ -39,8 +39,8 @@ from .tasks import LANES, Body, Device, Failure, Lane, Settings, Site, Task, fun
 __all__ = [
     "Array", "Export", "Layout", "Signature", "add_device", "after_fork", "binary", "empty", "export", "failures",
     "from_memory", "here", "in_task", "install_binary", "is_ready", "last_writer", "layout", "memory_stats", "pause",
-    "push_batch", "record", "set_gradients", "set_hooks", "set_lane_limit", "set_prefix", "start", "stats", "stop",
-    "trace", "trim_memory", "unfinished", "view", "wait", "wait_all",
+    "push_batch", "record", "set_gradients", "set_hooks", "set_lane_limit", "set_prefix", "sorter", "start", "stats",
+    "stop", "trace", "trim_memory", "unfinished", "view", "wait", "wait_all",
 ]  # fmt: skip
 
 _KEEP: Any = object()
@@ -283,6 +283,11 @@ def push_batch(
 
 
 # ---- watching
+
+
+def sorter(kind: str, itemsize: int, positions: bool, /) -> int:
+    """Address of a body that sorts; 0: there is none without native code."""
+    return 0
 
 
 def stats() -> dict[str, int]:
