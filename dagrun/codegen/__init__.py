@@ -63,6 +63,10 @@ gemm.py
     gemm_params(shape, k, c_strides, a_strides, b_strides, itemsize) -> bytes | None
         shape: of C, (..., m, n); strides of A and B with C's batch dimensions. None: copy the operands first.
 
+plain_gemm.py
+    plain_gemm_kernel(dtype) -> address                 bool, integers, float16; data: C, A, B
+    plain_gemm_params(shape, k, c_strides, a_strides, b_strides, itemsize) -> bytes            any strides
+
     >>> from dagrun.codegen.elementwise import elementwise, elementwise_params
     >>> address = elementwise("add", ["float32", "float32"], "float32", "float32", [False, True])
     >>> params = elementwise_params((4, 3), [(12, 4), (4, 16)], [4, 4])
