@@ -30,7 +30,7 @@ class Settings:
     pin: bool = False  # bind worker i to core i
     watchdog_seconds: float = 0.0  # not 0: print what waits for what when a wait makes no progress for so long
     exit_seconds: float = 10.0  # how long pending work is finished for at exit
-    debug: int = 0  # 1: the engine's counters are printed at exit
+    debug: int = 0  # printed: 1: tasks as recorded, counters at exit; 2: their runs; 3: edges; 4: accesses, full state
     cache_dir: str = ""  # where compiled kernels are kept; empty: the user's cache folder
 
 

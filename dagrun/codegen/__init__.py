@@ -45,12 +45,12 @@ cumulative.py
     cumulative_kernel(op, in_dtype, out_dtype) -> address             op: cumsum cumprod cummax cummin
     cumulative_params(shape, out_strides, in_strides, axis, out_itemsize, in_itemsize) -> bytes
 
-movement.py     code 1 (OUT_OF_RANGE): error[0] = index, [1] = length of the axis, [2] = its position; nothing written
-    take_kernel(dtype, index_dtype) -> address          data: dense (output), indexed, index
-    put_kernel(dtype, index_dtype) -> address           data: indexed (output), dense, index; the last write wins
-    scatter_add_kernel(dtype, index_dtype) -> address   data: indexed (output), dense, index; in order
-    indexed_params(shape, indexed_strides, dense_strides, axis, index_count, index_stride) -> bytes
-        shape: of the indexed operand; the dense one has index_count along axis. The index is one-dimensional.
+movement.py     code 1 (OUT_OF_RANGE): error = index, length of its axis, position, name of the axis; nothing written
+    take_kernel(dtype, *index_dtypes) -> address        data: dense (output), indexed, index arrays
+    put_kernel(dtype, *index_dtypes) -> address         data: indexed (output), dense, index arrays; last write wins
+    add_kernel(dtype, *index_dtypes) -> address         data: indexed (output), dense, index arrays; in order
+    indexed_params(shape, dense_strides, indexed_strides, index_axes, indices, first=0) -> bytes
+        shape: of the dense operand, which has an element for each position of the index arrays; indices: Index(...).
 
 philox.py
     philox_kernel(kind, dtype) -> address               kind: uint32 uint64 uniform normal bounded
@@ -62,6 +62,10 @@ gemm.py
     gemm_kernel(dtype) -> address | None                float32 or float64; data: C, A, B
     gemm_params(shape, k, c_strides, a_strides, b_strides, itemsize) -> bytes | None
         shape: of C, (..., m, n); strides of A and B with C's batch dimensions. None: copy the operands first.
+
+plain_gemm.py
+    plain_gemm_kernel(dtype) -> address                 bool, integers, float16; data: C, A, B
+    plain_gemm_params(shape, k, c_strides, a_strides, b_strides, itemsize) -> bytes            any strides
 
     >>> from dagrun.codegen.elementwise import elementwise, elementwise_params
     >>> address = elementwise("add", ["float32", "float32"], "float32", "float32", [False, True])

@@ -8,13 +8,14 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from dagrun.config import settings, worker_count
+from dagrun.core.debugging import Debugger
 from dagrun.core.trace import Access, TaskRecord
 from dagrun.devices import Device, device
 from dagrun.errors import DeviceError, operation_error
@@ -212,13 +213,17 @@ def engine_stats() -> dict[str, int | str]:
 def tracing() -> Iterator[list[TaskRecord]]:
     """Within the block, every task is traced; the list holds the records, in program order, after the block."""
     wait()
-    native.trace(True)
-    records: list[TaskRecord] = []
-    try:
-        yield records
-    finally:
-        native.wait_all()
-        records.extend(_records(*native.trace(False)))
+    with _debugger.aside() if _debugger else nullcontext():
+        native.trace(True)
+        records: list[TaskRecord] = []
+        try:
+            yield records
+        finally:
+            native.wait_all()
+            traced = native.trace(False)
+            records.extend(_records(*traced))
+            if _debugger:
+                _debugger.show(*traced)
 
 
 def _records(tasks: list[tuple[Any, ...]], events: list[tuple[Any, ...]]) -> Iterator[TaskRecord]:
@@ -267,10 +272,12 @@ def _at_exit() -> None:
         print(f"dagrun: {len(failures)} operation(s) failed and nothing waited for their results:", file=sys.stderr)
         for failure in failures[:5]:
             print(operation_error(failure), file=sys.stderr)
-    if settings().debug >= 1:
+    if _debugger:
+        _debugger.close()
         print(f"dagrun: {engine_stats()}", file=sys.stderr)
 
 
+_debugger = Debugger(native, settings().debug) if settings().debug else None
 native.set_hooks(make_error=operation_error, start=_start)
 atexit.register(_at_exit)
 if hasattr(os, "register_at_fork"):

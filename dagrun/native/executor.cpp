@@ -51,7 +51,8 @@ uint64_t next_random(uint64_t& state) {
 }
 
 Region region_of(const OperandSpec& spec, const Operand* operands) {
-  return shifted(spec.region, operands[spec.index].offset);
+  const Operand& operand = operands[spec.index];
+  return region_in(operand.buffer, shifted(spec.region, operand.offset));
 }
 
 }  // namespace
@@ -907,7 +908,10 @@ void Executor::execute(uint32_t index, char** data, int64_t refused_bytes, Worke
     int64_t details[4] = {};
     body->function(nullptr, body->params.data(), nullptr, details);
   }
-  if (traced) worker->events.push_back({sequence, begin, now_ns(), worker->index, stream, failed});
+  if (traced) {
+    std::lock_guard<SpinLock> guard(worker->events_lock);
+    worker->events.push_back({sequence, begin, now_ns(), worker->index, stream, failed});
+  }
   finish(index, worker);
 }
 
@@ -1328,6 +1332,7 @@ std::vector<TraceTask> Executor::take_trace_tasks() {
 std::vector<TraceEvent> Executor::take_trace_events() {
   std::vector<TraceEvent> all;
   for (int i = 0; i < worker_count_; i++) {
+    std::lock_guard<SpinLock> guard(workers_[i]->events_lock);
     auto& events = workers_[i]->events;
     all.insert(all.end(), events.begin(), events.end());
     events.clear();

@@ -81,7 +81,8 @@ struct alignas(64) Worker {
   uint64_t random = 0;
   std::string name;
   bool in_use = false;
-  std::vector<TraceEvent> events;                 // written by its thread; read when nothing runs
+  SpinLock events_lock;
+  std::vector<TraceEvent> events;                 // of traced tasks, under events_lock
   alignas(64) std::atomic<uint64_t> done{0};      // tasks finished by this thread
   std::atomic<int64_t> pinned{0};                 // bytes that this thread's drops pinned, less what its finishes freed
 };

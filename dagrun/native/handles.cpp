@@ -388,7 +388,7 @@ PyObject* make_export(Block* block, bool readonly) {
 
 // Waits for the array, then gives its buffer's memory; a later write goes to fresh memory while the export lives.
 PyObject* export_handle(Handle* handle, bool readonly) {
-  const Region region = shifted(handle->layout->region, handle->offset);
+  const Region region = region_in(handle->buffer, shifted(handle->layout->region, handle->offset));
   Executor& executor = *module.executor;
   for (;;) {
     if (wait_handle(handle) < 0) return nullptr;

@@ -3,6 +3,7 @@
 #include <mutex>
 
 #include "objects.h"
+#include "sorting.h"
 #include "streams.h"
 
 namespace dagrun {
@@ -333,7 +334,7 @@ PyObject* wait(PyObject*, PyObject* object) {
 PyObject* is_ready(PyObject*, PyObject* object) {
   Handle* handle = as_handle(object);
   if (!handle) return nullptr;
-  const Region region = shifted(handle->layout->region, handle->offset);
+  const Region region = region_in(handle->buffer, shifted(handle->layout->region, handle->offset));
   if (module.forked) return PyBool_FromLong(engine().pending_writer(handle->buffer, region).slot == 0);
   std::lock_guard<SpinLock> guard(engine().record_lock());
   return PyBool_FromLong(engine().pending_writer(handle->buffer, region).slot == 0);
@@ -580,6 +581,12 @@ PyObject* set_prefix(PyObject*, PyObject* args) {
 PyObject* here(PyObject*, PyObject*) { return describe_site(current_site()); }
 
 #define KEYWORDS(function) reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function)), METH_VARARGS | METH_KEYWORDS
+PyObject* sorter_address(PyObject*, PyObject* args) {
+  int kind, itemsize, positions;
+  if (!PyArg_ParseTuple(args, "Cip", &kind, &itemsize, &positions)) return nullptr;
+  return PyLong_FromVoidPtr(reinterpret_cast<void*>(sorter(static_cast<char>(kind), itemsize, positions != 0)));
+}
+
 PyMethodDef methods[] = {
     {"start", KEYWORDS(start), "Starts the worker threads and the Python lane."},
     {"stop", stop, METH_VARARGS, "stop(seconds): finishes what is in flight, ends the threads; False: gave up."},
@@ -604,6 +611,7 @@ PyMethodDef methods[] = {
     {"binary", binary_call, METH_VARARGS, "binary(operator, left, right)"},
     {"install_binary", install, METH_VARARGS, "install_binary(operator, left, right, in_place, signature)"},
     {"push_batch", push_batch, METH_VARARGS, "push_batch(first, predecessors, device, name, function=0, priorities=None)"},
+    {"sorter", sorter_address, METH_VARARGS, "sorter(kind, itemsize, positions): address of a body, see sorting.h; 0: none."},
     {"stats", stats, METH_NOARGS, "Counters of the engine."},
     {"failures", failures, METH_VARARGS, "failures(forget=False): the failed tasks, in program order."},
     {"trace", trace, METH_VARARGS, "trace(on): switches tracing; returns what was traced so far."},

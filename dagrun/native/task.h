@@ -161,4 +161,7 @@ struct Buffer {
   Buffer* next_free = nullptr;
 };
 
+// A buffer without bytes is one place: what happens to an empty result concerns whoever reads it.
+inline Region region_in(const Buffer* buffer, const Region& region) { return buffer->nbytes ? region : Region{0, 1, 0, 0}; }
+
 }  // namespace dagrun

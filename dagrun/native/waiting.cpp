@@ -112,7 +112,7 @@ void raise_failure(const std::shared_ptr<Failure>& failure) {
 int wait_handle(Handle* handle) {
   Executor& executor = *module.executor;
   if (!may_wait()) return -1;
-  const Region region = shifted(handle->layout->region, handle->offset);
+  const Region region = region_in(handle->buffer, shifted(handle->layout->region, handle->offset));
   if (module.forked) {  // no locks: the fork may have happened while another thread held one
     if (!executor.pending_writer(handle->buffer, region).slot) {
       auto failure = executor.poison_of(handle->buffer, region, false);

@@ -217,6 +217,9 @@ from dagrun.ops.reductions import (
     sum,
     var,
 )
+from dagrun.ops.scattering import (
+    index_add,
+)
 from dagrun.ops.selection import (
     argwhere,
     clip,
@@ -227,6 +230,7 @@ from dagrun.ops.sorting import (
     argsort,
     searchsorted,
     sort,
+    topk,
     unique,
     unique_values,
 )
@@ -326,6 +330,7 @@ __all__ = [
     "hstack",
     "hypot",
     "iinfo",
+    "index_add",
     "inf",
     "inner",
     "int8",
@@ -414,6 +419,7 @@ __all__ = [
     "tensordot",
     "tile",
     "to_device",
+    "topk",
     "trace",
     "transpose",
     "tril",

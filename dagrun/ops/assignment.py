@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,28 +10,36 @@ import numpy as np
 from dagrun.array import Array, asarray, extend, is_weak
 from dagrun.core import device_index
 from dagrun.ops.elementwise import cast_into, check_writable, copied, fits, record
-from dagrun.ops.indexing import (
-    EVERYTHING,
-    Selection,
-    basic_key,
-    basic_view,
-    check_indices,
-    numpy_key,
-    selected_shape,
-    selection,
-    single_axis,
-)
+from dagrun.ops.gathering import dense_shape, scatter_bodies, walk_of_indices
+from dagrun.ops.indexing import Selection, basic_key, basic_view, explain_index, indices_first, selection
 from dagrun.ops.promotion import check_fits
 from dagrun.ops.selection import WHERE
-from dagrun.record import Operator, apply, common_device
+from dagrun.record import Body, Operator, apply, common_device
 
 
-def _compute_set(xp: Any, target: Any, *rest: Any, pattern: tuple[Any, ...]) -> None:
-    *indices, value = rest
-    target[numpy_key(pattern, indices)] = value
+def values_first(xp: Any, target: Any, indices: Sequence[Any], values: Any, axes: tuple[int, ...], place: int) -> Any:
+    """Values for `indices_first(target)[indices]`, which stand as the result of `take` does."""
+    shape = dense_shape(target.shape, indices, axes, place)
+    count = len(shape) - target.ndim + len(axes)
+    return xp.moveaxis(xp.broadcast_to(values, shape), range(place, place + count), range(count))
 
 
-SET = Operator("setitem", lambda inputs, scalars, **attributes: (), _compute_set, updates=True)
+def _compute_set(
+    xp: Any, target: Any, values: Any, *indices: Any, axes: tuple[int, ...], place: int, names: tuple[int, ...]
+) -> None:
+    indices_first(xp, target, axes)[indices] = values_first(xp, target, indices, values, axes, place)
+
+
+def _lower_set(
+    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], *, axes: Any, place: int, names: Any
+) -> tuple[Body, ...] | None:
+    values, *indices = inputs
+    return scatter_bodies("put", outputs[0], values, indices, walk_of_indices(outputs[0], indices, axes, place, names))
+
+
+SET = Operator(
+    "setitem", lambda inputs, scalars, **attributes: (), _compute_set, _lower_set, explain_index, updates=True
+)
 
 
 def setitem(x: Array, key: Any, value: Any) -> None:
@@ -55,19 +64,24 @@ def setitem(x: Array, key: Any, value: Any) -> None:
         _set_where(x, key, value)
         return
     chosen = selection(x, key)
-    shape = selected_shape(x, chosen.pattern, chosen.arrays)
-    if 0 in shape or not x.size:
-        check_indices(x, chosen)
-    simple = single_axis(x, chosen)
-    if simple is not None:
-        x, axis = simple
-        chosen = Selection((*(EVERYTHING,) * axis, ("array", axis)), chosen.arrays)
+    view, shape = chosen.view, chosen.shape
     if type(value) is not Array:
         value = asarray(value, x.dtype if is_weak(value) else None, device=x.device)
     value = _fitting(value, shape)
     common_device("setitem", [x, *chosen.arrays, value])
-    inputs = tuple(copied(array) if array._buffer == x._buffer else array for array in (*chosen.arrays, value))
-    apply(SET, inputs, device_index(x.device), outputs=(x,), attributes=(("pattern", chosen.pattern),))
+    if 0 in shape:
+        check_indices(chosen)
+        return
+    value = value.astype(x.dtype, copy=False)
+    inputs = tuple(copied(array) if array._buffer == x._buffer else array for array in (value, *chosen.arrays))
+    attributes = (("axes", chosen.axes), ("place", chosen.place), ("names", chosen.names))
+    apply(SET, inputs, device_index(x.device), outputs=(view,), attributes=attributes)
+
+
+def check_indices(chosen: Selection) -> None:
+    """Raises what NumPy would for a selection without elements, which leaves nothing that could be waited for."""
+    probe = np.broadcast_to(np.empty((), np.bool_), chosen.view.shape)
+    indices_first(np, probe, chosen.axes)[tuple(index.numpy(copy=False) for index in chosen.arrays)]
 
 
 def _fitting(value: Array, shape: tuple[int, ...]) -> Array:

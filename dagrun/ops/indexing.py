@@ -13,9 +13,9 @@ import numpy as np
 from dagrun.array import Array, as_array, asarray, extend
 from dagrun.core import device_index, native
 from dagrun.ops.elementwise import MOST_PLANS
+from dagrun.ops.gathering import dense_shape, gather_bodies, walk_along, walk_of_indices
 from dagrun.ops.manipulation import normal_axis
-from dagrun.ops.reducing import take_bodies
-from dagrun.record import SELECTED, Known, Operator, apply, common_device, layout, signature_for, submit
+from dagrun.record import SELECTED, Body, Known, Operator, apply, common_device, layout, signature_for, submit
 
 # ---- basic indexing: integers, slices, None and ... select a view
 
@@ -96,49 +96,18 @@ def basic_view(x: Array, frozen: tuple[Any, ...]) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """A key with index arrays: what is known of it when it is recorded, and the arrays themselves.
+    """A key with index arrays: the view that its basic parts select, and where in it the index arrays stand."""
 
-    `pattern` is hashable: integers, slices as tuples, None, ..., ("bool", b), and ("array", axis) for each index array.
-    """
-
-    pattern: tuple[Any, ...]
+    view: Array
     arrays: tuple[Array, ...]
+    axes: tuple[int, ...]  # of the view, one for each index array
+    names: tuple[int, ...]  # the axes of the array that the user indexed, for messages
+    place: int  # of the index arrays' dimensions in the result
 
-
-def _is_array(item: Any) -> bool:
-    return type(item) is tuple and len(item) == 2 and item[0] == "array"
-
-
-def numpy_key(pattern: tuple[Any, ...], indices: Sequence[Any]) -> tuple[Any, ...]:
-    """The key as NumPy takes it, with these index arrays."""
-    rest = iter(indices)
-    return tuple(
-        item
-        if type(item) is not tuple
-        else next(rest)
-        if _is_array(item)
-        else item[1]
-        if len(item) == 2
-        else slice(*item)
-        for item in pattern
-    )
-
-
-def selected_shape(base: Any, pattern: tuple[Any, ...], indices: Sequence[Any]) -> tuple[int, ...]:
-    """The shape that NumPy's rules give. Values do not matter yet: a probe without memory is indexed with zeros."""
-    lengths = list(base.shape)
-    for item in pattern:
-        if _is_array(item):
-            lengths[item[1]] = max(1, lengths[item[1]])
-    probe = np.broadcast_to(np.empty((), np.bool_), lengths)
-    return probe[numpy_key(pattern, [np.zeros(index.shape, np.intp) for index in indices])].shape
-
-
-GET = Operator(
-    "getitem",
-    lambda inputs, scalars, *, pattern: ((selected_shape(inputs[0], pattern, inputs[1:]), inputs[0].dtype),),
-    lambda xp, x, *indices, pattern: x[numpy_key(pattern, indices)],
-)
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of what is selected."""
+        return dense_shape(self.view.shape, self.arrays, self.axes, self.place)
 
 
 def _index_of(item: Any, x: Array) -> Any:
@@ -169,32 +138,52 @@ def _axes_of(index: Any) -> int:
 
 
 def selection(x: Array, key: Any) -> Selection:
-    """A key with index arrays, taken apart. Boolean arrays become the positions they select: that waits for them."""
+    """A key with index arrays, taken apart. Boolean arrays become the positions they select: that waits for them.
+
+    Integers count as index arrays in NumPy's rules. The arrays' dimensions stand where these stand next to each other,
+    else first.
+    """
     items = [_index_of(item, x) for item in (key if isinstance(key, tuple) else (key,))]
-    pattern: list[Any] = []
-    arrays: list[Array] = []
-    axis = 0
     used = sum(map(_axes_of, items))
     _expand([item if item is Ellipsis else 0 for item in items], used, x.ndim, 0)
+    basic: list[Any] = []  # the key without its arrays
+    arrays: list[Array] = []
+    axes: list[int] = []
+    names: list[int] = []
+    places: list[tuple[int, int]] = []  # of arrays and integers: in the key, and the view's axes before
+    axis = own = 0  # of x, and of the view
     for item in items:
-        if item is Ellipsis:
+        found: tuple[Any, ...] = ()
+        if isinstance(item, bool):  # selects all or nothing of a new axis of length 1
+            found = (asarray(np.zeros(int(item), np.intp), device=x.device),)
+        elif isinstance(item, (Array, np.ndarray)):
+            if item.dtype == np.bool_:
+                found = tuple(asarray(positions, device=x.device) for positions in _positions(x, item, axis))
+            else:
+                common_device("indexing", (x, item))
+                found = (item,)
+        for array in found:
+            places.append((len(basic), own))
+            arrays.append(array)
+            axes.append(own)
+            names.append(axis)
+            basic.append(None if isinstance(item, bool) else EVERYTHING)
+            own += 1
+            axis += not isinstance(item, bool)
+        if found:
+            continue
+        if type(item) is int:
+            places.append((len(basic), own))
+        elif item is Ellipsis:
+            own += x.ndim - used
             axis += x.ndim - used
-        if isinstance(item, bool):
-            pattern.append(("bool", item))
-        elif isinstance(item, (Array, np.ndarray)) and item.dtype == np.bool_:
-            for positions in _positions(x, item, axis):
-                pattern.append(("array", axis))
-                arrays.append(asarray(positions, device=x.device))
-                axis += 1
-        elif isinstance(item, Array):
-            common_device("indexing", (x, item))
-            pattern.append(("array", axis))
-            arrays.append(item)
-            axis += 1
         else:
-            pattern.append(item)
-            axis += _axes_of(item)
-    return Selection(tuple(pattern), tuple(arrays))
+            own += 1
+        axis += _axes_of(item)
+        basic.append(item)
+    together = places[-1][0] - places[0][0] + 1 == len(places)
+    view = basic_view(x, tuple(basic))
+    return Selection(view, tuple(arrays), tuple(axes), tuple(names), places[0][1] if together else 0)
 
 
 def _positions(x: Array, mask: Any, axis: int) -> tuple[np.ndarray[Any, Any], ...]:
@@ -207,81 +196,68 @@ def _positions(x: Array, mask: Any, axis: int) -> tuple[np.ndarray[Any, Any], ..
     return np.nonzero(mask.numpy(copy=False) if isinstance(mask, Array) else mask)
 
 
-def single_axis(x: Array, chosen: Selection) -> tuple[Array, int] | None:
-    """Where one index array and basic items around it do: the view that these select, and the array's axis in it.
-
-    Integers count as index arrays in NumPy's rules: they must stand next to the array, or the axes are ordered anew.
-    """
-    pattern = chosen.pattern
-    if len(chosen.arrays) != 1 or any(type(item) is tuple and item[0] == "bool" for item in pattern):
-        return None
-    place = next(i for i, item in enumerate(pattern) if _is_array(item))
-    fancy = [i for i, item in enumerate(pattern) if type(item) is int or i == place]
-    if fancy[-1] - fancy[0] + 1 != len(fancy):
-        return None
-    view = basic_view(x, (*pattern[:place], EVERYTHING, *pattern[place + 1 :]))
-    after = sum(type(item) is not int for item in pattern[place + 1 :])
-    if Ellipsis in pattern[:place]:
-        return view, view.ndim - 1 - after
-    return view, sum(type(item) is not int for item in pattern[:place])
-
-
-def check_indices(x: Array, chosen: Selection) -> None:
-    """Raises what NumPy would, for selections without elements: nobody could wait for their failure."""
-    probe = np.broadcast_to(np.empty((), np.bool_), x.shape)
-    probe[numpy_key(chosen.pattern, [index.numpy(copy=False) for index in chosen.arrays])]
-
-
 def getitem(x: Array, key: Any, /) -> Array:
     """x[key]: a view for integers, slices, None and ...; a copy for arrays of integers, or of booleans: these wait."""
     frozen = basic_key(key)
     if frozen is not None:
         final, offset = _selected(x._layout, frozen)
         return native.view(x, final, x._offset + offset, SELECTED, basic_view, frozen)
-    if type(key) is Array and key.dtype.kind == "i" and x.size and x.device is key.device:
-        return _take(x, key, 0)
+    if type(key) is Array and key.dtype.kind == "i" and x.ndim and x.device is key.device:
+        return _take(x, (key,), (0,), 0, (0,))
     chosen = selection(x, key)
-    simple = single_axis(x, chosen)
-    if simple is not None:
-        if not simple[0].size:
-            check_indices(x, chosen)
-        return _take(simple[0], chosen.arrays[0], simple[1])
-    if 0 in selected_shape(x, chosen.pattern, chosen.arrays):
-        check_indices(x, chosen)
-    attributes = (("pattern", chosen.pattern),)
-    return apply(GET, (x, *chosen.arrays), device_index(x.device), attributes=attributes)
+    return _take(chosen.view, chosen.arrays, chosen.axes, chosen.place, chosen.names)
 
 
 # ---- take
 
 
-def _explain_take(code: int, details: tuple[int, ...]) -> tuple[type[Exception], str]:
+def explain_index(code: int, details: tuple[int, ...]) -> tuple[type[Exception], str]:
+    """What the error of a native body that reads indices means."""
+    index, length, position, axis = details
     return (
         IndexError,
-        f"index {details[0]} is out of bounds for an axis of size {details[1]} (position {details[2]} of the indices)",
+        f"index {index} is out of bounds for axis {axis} with size {length} (position {position} of the indices)",
     )
 
 
-def _infer_take(inputs: Sequence[Any], scalars: Sequence[Any], *, axis: int) -> Any:
-    x, indices = inputs
-    return (((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]), x.dtype),)
+def _infer_take(
+    inputs: Sequence[Any], scalars: Sequence[Any], *, axes: tuple[int, ...], place: int, names: tuple[int, ...]
+) -> Any:
+    return ((dense_shape(inputs[0].shape, inputs[1:], axes, place), inputs[0].dtype),)
 
 
-TAKE = Operator(
-    "take", _infer_take, lambda xp, x, indices, axis: xp.take(x, indices, axis=axis), take_bodies, _explain_take
-)
+def indices_first(xp: Any, x: Any, axes: tuple[int, ...]) -> Any:
+    """A view with the indexed axes before all others, so that `view[indices]` selects."""
+    return xp.moveaxis(x, axes, range(len(axes)))
+
+
+def _compute_take(xp: Any, x: Any, *indices: Any, axes: tuple[int, ...], place: int, names: tuple[int, ...]) -> Any:
+    found = indices_first(xp, x, axes)[indices]
+    count = found.ndim - x.ndim + len(axes)
+    return xp.moveaxis(found, range(count), range(place, place + count))
+
+
+def _lower_take(
+    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], *, axes: Any, place: int, names: Any
+) -> tuple[Body, ...] | None:
+    x, *indices = inputs
+    return gather_bodies(outputs[0], x, indices, walk_of_indices(x, indices, axes, place, names))
+
+
+TAKE = Operator("take", _infer_take, _compute_take, _lower_take, explain_index)
 
 
 @lru_cache(MOST_PLANS)
-def _take_plan(base: Any, index: Any, axis: int) -> Known:
-    return signature_for(TAKE, (base, index), attributes=(("axis", axis),))
+def _take_plan(layouts: tuple[Any, ...], axes: tuple[int, ...], place: int, names: tuple[int, ...]) -> Known:
+    return signature_for(TAKE, layouts, attributes=(("axes", axes), ("place", place), ("names", names)))
 
 
-def _take(x: Array, index: Array, axis: int) -> Array:
-    return submit(_take_plan(x._layout, index._layout, axis), (x, index), device_index(x.device))
+def _take(x: Array, indices: tuple[Array, ...], axes: tuple[int, ...], place: int, names: tuple[int, ...]) -> Array:
+    layouts = (x._layout, *(index._layout for index in indices))
+    return submit(_take_plan(layouts, axes, place, names), (x, *indices), device_index(x.device))
 
 
-def _integers(indices: Any, x: Array, name: str) -> Array:
+def integers(indices: Any, x: Array, name: str) -> Array:
     index = indices if isinstance(indices, Array) else asarray(indices, device=x.device)
     if index.dtype.kind not in "iu":
         if index.size or isinstance(indices, Array):
@@ -303,24 +279,26 @@ def take(x: Any, indices: Any, /, axis: int | None = None) -> Array:
     x = as_array(x)
     if axis is None:
         x, axis = x.reshape(-1), 0
-    index, place = _integers(indices, x, "take"), normal_axis(axis, x.ndim, "take")
-    if not x.size:
-        check_indices(x, Selection((("array", place),), (index,)))
-    return _take(x, index, place)
+    index, place = integers(indices, x, "take"), normal_axis(axis, x.ndim, "take")
+    return _take(x, (index,), (place,), place, (place,))
+
+
+def _infer_along(inputs: Sequence[Any], scalars: Sequence[Any], *, axis: int) -> Any:
+    x, indices = inputs
+    return ((np.broadcast_shapes((*x.shape[:axis], 1, *x.shape[axis + 1 :]), indices.shape), x.dtype),)
+
+
+def _lower_along(outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], *, axis: int) -> Any:
+    x, indices = inputs
+    return gather_bodies(outputs[0], x, (indices,), walk_along(x, indices, axis, outputs[0].shape))
 
 
 TAKE_ALONG = Operator(
     "take_along_axis",
-    lambda inputs, scalars, axis: (
-        (
-            np.broadcast_shapes(
-                (*inputs[0].shape[:axis], 1, *inputs[0].shape[axis + 1 :]),
-                inputs[1].shape,
-            ),
-            inputs[0].dtype,
-        ),
-    ),
+    _infer_along,
     lambda xp, x, indices, axis: xp.take_along_axis(x, indices, axis),
+    _lower_along,
+    explain_index,
 )
 
 
@@ -335,7 +313,7 @@ def take_along_axis(x: Any, indices: Any, /, axis: int = -1) -> Array:
                [2]])
     """
     x = as_array(x)
-    index = _integers(indices, x, "take_along_axis")
+    index = integers(indices, x, "take_along_axis")
     if index.ndim != x.ndim:
         raise ValueError(f"take_along_axis: {index.ndim} axes of indices and {x.ndim} of values, expected the same")
     place = normal_axis(axis, x.ndim, "take_along_axis")

@@ -85,8 +85,7 @@ def _plan(a: Any, b: Any) -> Known | None:
 
 
 def _product(left: Array, right: Array, result: np.dtype[Any], where: Device, out: Array | None = None) -> Any:
-    if result.kind == "f":  # what BLAS takes
-        left, right = left.astype(result, copy=False), right.astype(result, copy=False)
+    left, right = left.astype(result, copy=False), right.astype(result, copy=False)
     outputs = None if out is None else (out,)
     return apply(MATMUL, (left, right), device_index(where), outputs=outputs, attributes=(("result", result),))
 

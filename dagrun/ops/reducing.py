@@ -1,12 +1,10 @@
-"""How reductions, running sums and gathers become tasks: native bodies, cut along axes that do not change the bits."""
+"""How reductions and running sums become tasks: native bodies, cut along axes that do not change the bits."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from dagrun.codegen.cumulative import cumulative_kernel, cumulative_params
-from dagrun.codegen.movement import indexed_params, take_kernel
 from dagrun.codegen.reduction import reduction_kernel, reduction_params
 from dagrun.ops.cutting import cut
 from dagrun.record import OVERWRITE, READ, WRITE, Body, Operand, layout
@@ -61,19 +59,3 @@ def cumulative_bodies(kernel: str, output: Any, source: Any, axis: int) -> tuple
         source.shape, output.strides, source.strides, axis, output.dtype.itemsize, source.dtype.itemsize
     )
     return (Body(address, params, (Operand(0, WRITE | OVERWRITE), Operand(1, READ)), source.nbytes + output.nbytes),)
-
-
-def take_bodies(
-    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], *, axis: int
-) -> tuple[Body, ...] | None:
-    """The one task of a gather along an axis; None where the indices do not lie evenly."""
-    (output,), (source, indices) = outputs, inputs
-    if not (indices.contiguous or indices.ndim == 1):
-        return None
-    step = indices.strides[0] if indices.ndim == 1 else indices.dtype.itemsize
-    dense_shape = (*source.shape[:axis], indices.size, *source.shape[axis + 1 :])
-    dense = layout(output.dtype, dense_shape).strides
-    params = indexed_params(source.shape, source.strides, dense, axis, indices.size, step)
-    operands = (Operand(0, WRITE | OVERWRITE), Operand(1, READ), Operand(2, READ))
-    cost = 2 * output.nbytes + indices.nbytes
-    return (Body(take_kernel(source.dtype, indices.dtype), params, operands, cost),)

@@ -8,18 +8,30 @@ from typing import Any
 import numpy as np
 
 from dagrun.array import Array, as_array, asarray, extend
-from dagrun.core import device_index
+from dagrun.codegen.layout import pack
+from dagrun.core import device_index, native
+from dagrun.ops.cutting import cut
 from dagrun.ops.elementwise import cast_into
-from dagrun.ops.manipulation import flip, normal_axis, ravel
-from dagrun.record import Operator, apply, common_device
+from dagrun.ops.indexing import take_along_axis
+from dagrun.ops.manipulation import normal_axis, ravel
+from dagrun.record import OVERWRITE, READ, WRITE, Body, Operand, Operator, apply, common_device, layout
+
+MOST_LENGTH = 1 << 32  # of a line that a native body sorts, exclusive
+SORT_COST = 16  # sorting takes as long as moving so many times the bytes
 
 
-def _same(inputs: Sequence[Any], scalars: Sequence[Any], *, axis: int) -> Any:
+def _infer_sort(inputs: Sequence[Any], scalars: Sequence[Any], *, axis: int, descending: bool) -> Any:
     return ((inputs[0].shape, inputs[0].dtype),)
 
 
-def _positions(inputs: Sequence[Any], scalars: Sequence[Any], *, axis: int, descending: bool) -> Any:
+def _infer_argsort(inputs: Sequence[Any], scalars: Sequence[Any], *, axis: int, descending: bool) -> Any:
     return ((inputs[0].shape, np.dtype(np.int64)),)
+
+
+def _sort(xp: Any, x: Any, *, axis: int, descending: bool) -> Any:
+    if not descending:
+        return xp.sort(x, axis=axis, kind="stable")
+    return xp.flip(xp.sort(xp.flip(x, axis), axis=axis, kind="stable"), axis)
 
 
 def _argsort(xp: Any, x: Any, *, axis: int, descending: bool) -> Any:
@@ -29,8 +41,48 @@ def _argsort(xp: Any, x: Any, *, axis: int, descending: bool) -> Any:
     return xp.flip(last - xp.argsort(xp.flip(x, axis), axis=axis, kind="stable"), axis)
 
 
-SORT = Operator("sort", _same, lambda xp, x, axis: xp.sort(x, axis=axis, kind="stable"))
-ARGSORT = Operator("argsort", _positions, _argsort)
+def _lower_sort(
+    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], *, axis: int, descending: bool
+) -> tuple[Body, ...] | None:
+    return _sort_bodies(outputs[0], inputs[0], axis, descending, positions=False)
+
+
+def _lower_argsort(
+    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], *, axis: int, descending: bool
+) -> tuple[Body, ...] | None:
+    return _sort_bodies(outputs[0], inputs[0], axis, descending, positions=True)
+
+
+def _sort_bodies(output: Any, source: Any, axis: int, descending: bool, *, positions: bool) -> tuple[Body, ...] | None:
+    """The tasks of a sort: each takes whole lines."""
+    address = native.sorter(source.dtype.kind, source.dtype.itemsize, positions)
+    if not address or source.shape[axis] >= MOST_LENGTH:
+        return None
+    others = [d for d in range(source.ndim) if d != axis]
+    along = next((d for d in others if source.shape[d] > 1), -1)
+    cost = SORT_COST * source.nbytes
+    pieces = cut(source.shape[along], cost) if along >= 0 and source.size else [(0, 0)]
+    bodies = []
+    for start, stop in pieces:
+        shape, parts = source.shape, [Operand(0, WRITE | OVERWRITE), Operand(1, READ)]
+        if len(pieces) > 1:
+            shape = (*shape[:along], stop - start, *shape[along + 1 :])
+            parts = [
+                Operand(part.index, part.mode, start * view.strides[along], layout(view.dtype, shape, view.strides))
+                for part, view in zip(parts, (output, source), strict=True)
+            ]
+        lines = [word for d in others[::-1] for word in (shape[d], output.strides[d], source.strides[d])]
+        head = (shape[axis], output.strides[axis], source.strides[axis], int(descending), len(others))
+        bodies.append(Body(address, pack((*head, *lines)), tuple(parts), cost // len(pieces)))
+    return tuple(bodies)
+
+
+def _explain(code: int, details: tuple[int, ...]) -> tuple[type[Exception], str]:
+    return MemoryError, "no scratch memory for a line of elements"
+
+
+SORT = Operator("sort", _infer_sort, _sort, _lower_sort, _explain)
+ARGSORT = Operator("argsort", _infer_argsort, _argsort, _lower_argsort, _explain)
 
 
 def _along(x: Any, axis: int | None, name: str) -> tuple[Array, int]:
@@ -49,9 +101,7 @@ def sort(x: Any, /, axis: int | None = -1, *, descending: bool = False, stable: 
         array([1, 2, 3])
     """
     x, place = _along(x, axis, "sort")
-    source = flip(x, place) if descending else x
-    ordered = apply(SORT, (source,), device_index(x.device), attributes=(("axis", place),))
-    return flip(ordered, place) if descending else ordered
+    return _ordered(SORT, x, place, descending)
 
 
 def argsort(x: Any, /, axis: int | None = -1, *, descending: bool = False, stable: bool = True) -> Array:
@@ -62,8 +112,30 @@ def argsort(x: Any, /, axis: int | None = -1, *, descending: bool = False, stabl
     array([1, 2, 0])
     """
     x, place = _along(x, axis, "argsort")
-    attributes = (("axis", place), ("descending", bool(descending)))
-    return apply(ARGSORT, (x,), device_index(x.device), attributes=attributes)
+    return _ordered(ARGSORT, x, place, descending)
+
+
+def _ordered(op: Operator, x: Array, axis: int, descending: bool) -> Array:
+    attributes = (("axis", axis), ("descending", bool(descending)))
+    return apply(op, (x,), device_index(x.device), attributes=attributes)
+
+
+def topk(x: Any, k: int, /, axis: int = -1, *, largest: bool = True) -> tuple[Array, Array]:
+    """The k largest (or smallest) elements along an axis, in order, and their indices; ties by the lower index.
+
+    NaN count as largest. ValueError where there are fewer than k elements. PyTorch's function of this name.
+
+        >>> import dagrun as dr
+        >>> dr.topk(dr.asarray([3, 9, 5]), 2)
+        (array([9, 5]), array([1, 2]))
+    """
+    x = as_array(x)
+    place = normal_axis(axis, x.ndim, "topk")
+    if not 0 <= k <= x.shape[place]:
+        raise ValueError(f"topk: k is {k}, expected 0 to {x.shape[place]}, the length of axis {axis}")
+    order = argsort(x, place, descending=largest)
+    indices = order[(*(slice(None),) * place, slice(k))]
+    return take_along_axis(x, indices, place), indices
 
 
 def _sort_in_place(self: Array, axis: int = -1, *, descending: bool = False, stable: bool = True) -> None:

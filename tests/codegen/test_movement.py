@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dagrun.codegen.cumulative import CUMULATIVE_OPS, cumulative_kernel, cumulative_params
-from dagrun.codegen.movement import OUT_OF_RANGE, indexed_params, put_kernel, scatter_add_kernel, take_kernel
+from dagrun.codegen.movement import OUT_OF_RANGE, Index, add_kernel, indexed_params, put_kernel, take_kernel
 from tests.codegen.harness import call
 
 VIEWS = {
@@ -14,11 +14,15 @@ VIEWS = {
     "transposed": lambda x: np.ascontiguousarray(x.T).T,
     "reversed": lambda x: x[::-1, :, ::-1],
 }
-KERNELS = {"take": take_kernel, "put": put_kernel, "add": scatter_add_kernel}
+KERNELS = {"take": take_kernel, "put": put_kernel, "add": add_kernel}
 
 
 def run(which: str, indexed: np.ndarray, index: np.ndarray, dense: np.ndarray, axis: int) -> tuple[int, list[int]]:
-    params = indexed_params(indexed.shape, indexed.strides, dense.strides, axis, index.size, index.strides[0])
+    """A movement by one index array of one dimension."""
+    strides = tuple(index.strides[0] if d == axis else 0 for d in range(dense.ndim))
+    own = [0 if d == axis else stride for d, stride in enumerate(indexed.strides)]
+    found = Index(strides, indexed.shape[axis], indexed.strides[axis], axis)
+    params = indexed_params(dense.shape, dense.strides, own, (axis,), [found])
     order = [dense, indexed, index] if which == "take" else [indexed, dense, index]
     return call(KERNELS[which](indexed.dtype, index.dtype), order, params)
 
@@ -67,7 +71,7 @@ def test_out_of_range_writes_nothing(which: str, dtype: str, bad: int) -> None:
     index = np.array([0, -1 if dtype.startswith("int") else 1, bad], dtype)
     code, error = run(which, x, index, dense, 0)
     assert code == OUT_OF_RANGE
-    assert error[:3] == [np.array(bad, dtype).astype(np.int64), 5, 2]
+    assert error == [np.array(bad, dtype).astype(np.int64), 5, 2, 0]
     assert np.all(x == 1) and np.all(dense == 2)
 
 
@@ -76,6 +80,32 @@ def test_last_write_wins_and_values_broadcast() -> None:
     values = np.array([[1.0], [2.0], [3.0]], np.float32)
     assert run("put", x, index, np.broadcast_to(values, (3, 50)), 0)[0] == 0
     assert x[:, 0].tolist() == [0, 3, 2, 0] and x[:, 49].tolist() == [0, 3, 2, 0]
+
+
+@pytest.mark.parametrize("which", KERNELS)
+def test_several_index_arrays(which: str) -> None:
+    """x[i, :, j] with i of shape (3, 1) and j of shape (4,), in the layout that NumPy gives: (3, 4, 5)."""
+    rng = np.random.default_rng(3)
+    x, i, j = rng.integers(0, 9, (6, 5, 7)), rng.integers(-6, 6, (3, 1)), rng.integers(-7, 7, 4).astype("int8")
+    dense = np.empty_like(x[i, :, j]) if which == "take" else rng.integers(0, 9, (3, 4, 5))
+    expected, actual = x.copy(), x.copy()
+    order = [dense, actual] if which == "take" else [actual, dense]
+    found = [
+        Index((i.strides[0], 0, 0), 6, x.strides[0], 0),
+        Index((0, j.strides[0], 0), 7, x.strides[2], 2),
+    ]
+    params = indexed_params(dense.shape, dense.strides, (0, 0, x.strides[1]), (0, 1), found)
+    assert call(KERNELS[which](x.dtype, i.dtype, j.dtype), [*order, i, j], params)[0] == 0
+    if which == "take":
+        np.testing.assert_array_equal(dense, x[i, :, j])
+    elif which == "put":
+        expected[i, :, j] = dense
+    else:
+        np.add.at(expected, (i, slice(None), j), dense)
+    np.testing.assert_array_equal(actual, expected)
+    j[2] = 7
+    code, error = call(KERNELS[which](x.dtype, i.dtype, j.dtype), [*order, i, j], params)
+    assert (code, error) == (OUT_OF_RANGE, [7, 7, 2, 2])
 
 
 def test_empty() -> None:

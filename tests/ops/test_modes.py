@@ -48,6 +48,8 @@ ARGUMENTS = {
     "astype": (ONE[0], "float16"),
     "to_device": (ONE[0], "cpu:1"),
     "clip": (ONE[0], -1, 1),
+    "index_add": (ONE[0], [3, 1, 3], TWO[1][:3]),
+    "topk": (ONE[0], 5),
     "diff": (ONE[0],),
     "outer": (SQUARE[0][0], SQUARE[1][0]),
 }

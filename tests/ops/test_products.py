@@ -7,6 +7,7 @@ import pytest
 from ops.arrays import check_near, check_same, placed, raised, sample
 
 import dagrun as dr
+from dagrun.core import tracing
 
 SHAPES = [(), (4,), (3,), (3, 4), (4, 3), (2, 3, 4), (5, 1, 4, 3), (0, 4), (4, 0), (1, 4), (4, 1), (3, 4, 2)]
 
@@ -57,6 +58,37 @@ def test_matmul_of_dtypes_and_layouts(dtype: str) -> None:
             check_product(placed(left) @ placed(right), left @ right, (dtype, left.strides, right.strides))
     check_product(placed(a) @ placed(b).tolist(), a @ np.asarray(b.tolist()), dtype)
     check_product(a @ placed(b), a @ b, dtype)
+
+
+PLAIN = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16"]
+
+
+@pytest.mark.parametrize("dtype", PLAIN)
+def test_products_without_blas(dtype: str, device: str) -> None:
+    """Integers wrap and booleans combine as NumPy's, whatever the layout; nothing needs the Python lane."""
+    with tracing() as records:
+        for first, second in (((7, 5), (5, 70)), ((3, 9, 5), (5, 33)), ((2, 1, 4, 3), (5, 3, 66)), ((4, 0), (0, 3))):
+            a, b = (
+                sample(dtype, first, special=dtype != "float16"),
+                sample(dtype, second, 1, special=dtype != "float16"),
+            )
+            if dtype == "float16":
+                a, b = a.astype("int8").astype(dtype) % 8, b.astype("int8").astype(dtype) % 8  # every sum is exact
+            flipped = np.flip(b, -1)
+            for left, right in ((a, b), (np.asfortranarray(a), b), (a, flipped), (a[..., ::-1], np.asfortranarray(b))):
+                with np.errstate(all="ignore"):
+                    check_same(placed(left, device) @ placed(right, device), left @ right, (dtype, first))
+    assert {record.lane for record in records} == {"compute"}
+
+
+def test_large_products_of_integers_are_cut() -> None:
+    a, b = values("int32", (300, 200)), values("int16", (200, 200), 1)
+    with tracing() as records:
+        product = placed(a) @ placed(b)
+    check_same(product, a @ b)
+    assert len([record for record in records if record.name == "matmul"]) > 4
+    with dr.engine("serial"):
+        check_same(placed(a) @ placed(b), a @ b)
 
 
 def test_matmul_out() -> None:

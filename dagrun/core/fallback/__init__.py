@@ -42,7 +42,7 @@ __all__ = [
     "Array", "Export", "Family", "Layout", "Signature", "add_device", "after_fork", "alias", "binary",
     "describe_site", "empty", "export", "failures", "from_memory", "gradients", "here", "in_task",
     "install_binary", "is_ready", "last_writer", "layout", "memory_stats", "pause", "push_batch", "record",
-    "set_gradients", "set_hooks", "set_lane_limit", "set_prefix", "site", "start", "stats", "stop", "trace",
+    "set_gradients", "set_hooks", "set_lane_limit", "set_prefix", "site", "sorter", "start", "stats", "stop", "trace",
     "trim_memory", "unfinished", "view", "wait", "wait_all",
 ]  # fmt: skip
 
@@ -300,6 +300,11 @@ def push_batch(
 
 
 # ---- watching
+
+
+def sorter(kind: str, itemsize: int, positions: bool, /) -> int:
+    """Address of a body that sorts; 0: there is none without native code."""
+    return 0
 
 
 def stats() -> dict[str, int]:

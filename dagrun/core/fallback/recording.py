@@ -142,7 +142,7 @@ class Array:
     _version = property(lambda self: self._memory.version)
     _extent = property(lambda self: self._memory.nbytes)
     _tracked = property(lambda self: self._requires_grad or (self._family is not None and self._family.tracked))
-    _region = property(lambda self: shifted(self._layout.region, self._offset))
+    _region = property(lambda self: self._memory.region_in(shifted(self._layout.region, self._offset)))
 
     # By identity: == gives an array, and arrays are keys of optimizer state and of caches.
     __hash__ = object.__hash__

@@ -90,7 +90,7 @@ class Scheduler:
         accesses = []
         for spec in task.body.operands:
             buffer, offset = task.operands[spec.index]
-            region = shifted(spec.region, offset)
+            region = buffer.region_in(shifted(spec.region, offset))
             buffer.users += 1
             accesses.append((buffer.id, *region, bool(spec.mode & WRITE)))
             self._order_access(task, buffer, region, spec.mode, predecessors)
@@ -157,7 +157,7 @@ class Scheduler:
             return False
         for spec in body.operands:
             buffer, offset = operands[spec.index]
-            region = shifted(spec.region, offset)
+            region = buffer.region_in(shifted(spec.region, offset))
             if buffer.pending_writer(region):
                 return False
             if spec.mode & WRITE and any(t.state != "done" and overlaps(r, region) for r, t in buffer.reads):
@@ -261,7 +261,7 @@ class Scheduler:
         found = []
         for spec in task.body.operands:
             buffer, offset = task.operands[spec.index]
-            if spec.mode & READ and (failure := buffer.poison_of(shifted(spec.region, offset))):
+            if spec.mode & READ and (failure := buffer.poison_of(buffer.region_in(shifted(spec.region, offset)))):
                 found.append(failure)
         return min(found, key=lambda failure: failure.sequence, default=None)
 
@@ -269,7 +269,7 @@ class Scheduler:
         """After a body ran or was skipped: its writes are poisoned by a failure, or heal what they replace."""
         for spec in task.body.operands:
             buffer, offset = task.operands[spec.index]
-            region = shifted(spec.region, offset)
+            region = buffer.region_in(shifted(spec.region, offset))
             if spec.mode & WRITE and buffer.poison and (failure or spec.mode & OVERWRITE):
                 self.garbage.extend(entry for entry in buffer.poison if covers(region, entry[0]))
                 buffer.poison = [entry for entry in buffer.poison if not covers(region, entry[0])]

@@ -123,6 +123,10 @@ class Buffer:
     version: int = 0  # number of writes recorded
     last_writer: tuple[int, str, Site | None] = (0, "", None)  # sequence, name, the user's line
 
+    def region_in(self, region: Region) -> Region:
+        """The region, or of a buffer without bytes one place: what happens to an empty result concerns its readers."""
+        return region if self.nbytes else (0, 1, 0, 0)
+
     def pending_writer(self, region: Region) -> Task | None:
         """A task that will write the region."""
         return next((task for other, task in self.writes if task.state != "done" and overlaps(other, region)), None)

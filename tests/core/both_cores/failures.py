@@ -155,3 +155,23 @@ def interrupted_wait(lab: Lab) -> Any:
     except KeyboardInterrupt:
         opened.set()
     assert lab.values(x) == [2]
+
+
+def empty(lab: Lab) -> Any:
+    """A result without elements has its failure too, and an overwrite heals it."""
+    n = lab.start()
+    x = n.empty(lab.layout(0), 0)
+    bad = lab.record("bad", failing(), x)
+    view = n.view(bad, lab.layout(2, 0), 0)
+    child = lab.record("child", COPY_OF, view)
+    for _ in range(2):
+        for result in (bad, view, child):
+            assert lab.error_of(result)["name"] == "bad"
+            assert message_of(lambda result=result: n.export(result)).startswith("CoreError")
+    n.wait(x)
+    lab.record("heal", COPY_OF, x, out=bad)
+    n.wait(bad)
+    n.wait(view)
+    failures = [(f["name"], f["delivered"]) for f in n.failures(True)]
+    assert failures == [("bad", True)]
+    return failures

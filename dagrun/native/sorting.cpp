@@ -1,0 +1,141 @@
+#include "sorting.h"
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+#include <utility>
+#include <vector>
+
+namespace dagrun {
+
+namespace {
+
+// Guarantees: equal elements keep their order; -0 equals 0; NaN come last, or first where descending. Elements are told
+// apart by an unsigned key alone, so their order is that of integers and never that of a comparison with NaN.
+
+template <int kSize>
+struct Unsigned;
+template <>
+struct Unsigned<1> { using type = uint8_t; };
+template <>
+struct Unsigned<2> { using type = uint16_t; };
+template <>
+struct Unsigned<4> { using type = uint32_t; };
+template <>
+struct Unsigned<8> { using type = uint64_t; };
+
+template <char kKind, typename Key>
+Key key_of(Key bits) {
+  constexpr Key kSign = static_cast<Key>(Key{1} << (8 * sizeof(Key) - 1));
+  if constexpr (kKind == 'b') {
+    return bits != 0;
+  } else if constexpr (kKind == 'u') {
+    return bits;
+  } else if constexpr (kKind == 'i') {
+    return bits ^ kSign;
+  } else {
+    constexpr int kMantissa = sizeof(Key) == 2 ? 10 : sizeof(Key) == 4 ? 23 : 52;
+    constexpr Key kInfinity = static_cast<Key>((kSign - 1) >> kMantissa << kMantissa);
+    const Key magnitude = bits & static_cast<Key>(~kSign);
+    if (magnitude > kInfinity) return static_cast<Key>(~Key{0});
+    return static_cast<Key>(bits & kSign ? kSign - magnitude : kSign + magnitude);
+  }
+}
+
+template <typename Key>
+struct Record {
+  Key key;
+  uint32_t position;
+};
+
+// Below, a merge sort is faster than counting digits.
+constexpr size_t kCountingLength = 256;
+
+// Sorts `records`, with `scratch` as long; digit by digit from the lowest, each pass stable (radix sort).
+template <typename Key>
+void sort_records(std::vector<Record<Key>>& records, std::vector<Record<Key>>& scratch) {
+  if (records.size() < kCountingLength) {
+    std::stable_sort(records.begin(), records.end(), [](auto& a, auto& b) { return a.key < b.key; });
+    return;
+  }
+  for (size_t shift = 0; shift < 8 * sizeof(Key); shift += 8) {
+    size_t starts[256] = {};
+    for (const auto& record : records) starts[record.key >> shift & 255]++;
+    if (starts[records[0].key >> shift & 255] == records.size()) continue;  // one digit for all
+    size_t sum = 0;
+    for (size_t& start : starts) sum += std::exchange(start, sum);
+    for (const auto& record : records) scratch[starts[record.key >> shift & 255]++] = record;
+    records.swap(scratch);
+  }
+}
+
+template <char kKind, int kSize, bool kPositions>
+int32_t sort_lines(char** data, const int64_t* params, const uint64_t*, int64_t*) {
+  using Key = typename Unsigned<kSize>::type;
+  const int64_t length = params[0], out_stride = params[1], in_stride = params[2], others = params[4];
+  const Key flip = params[3] ? static_cast<Key>(~Key{0}) : Key{0};
+  const int64_t* dims = params + 5;
+  int64_t lines = 1;
+  for (int64_t d = 0; d < others; d++) lines *= dims[3 * d];
+  if (!lines || !length) return 0;
+  std::vector<Record<Key>> records, scratch;
+  std::vector<Key> values;
+  try {
+    records.resize(static_cast<size_t>(length));
+    scratch.resize(static_cast<size_t>(length));
+    values.resize(static_cast<size_t>(length));
+  } catch (const std::bad_alloc&) {
+    return 1;
+  }
+  for (int64_t line = 0; line < lines; line++) {
+    char* out = data[0];
+    const char* in = data[1];
+    for (int64_t d = 0, rest = line; d < others; d++) {
+      const int64_t place = rest % dims[3 * d];
+      rest /= dims[3 * d];
+      out += place * dims[3 * d + 1];
+      in += place * dims[3 * d + 2];
+    }
+    for (int64_t i = 0; i < length; i++) {
+      std::memcpy(&values[i], in + i * in_stride, sizeof(Key));
+      records[i] = {static_cast<Key>(key_of<kKind>(values[i]) ^ flip), static_cast<uint32_t>(i)};
+    }
+    sort_records(records, scratch);
+    for (int64_t i = 0; i < length; i++) {
+      if constexpr (kPositions) {
+        const int64_t position = records[i].position;
+        std::memcpy(out + i * out_stride, &position, sizeof position);
+      } else {
+        std::memcpy(out + i * out_stride, &values[records[i].position], sizeof(Key));
+      }
+    }
+  }
+  return 0;
+}
+
+template <bool kPositions>
+Function choose(char kind, int itemsize) {
+  switch (kind << 8 | itemsize) {
+    case 'b' << 8 | 1: return sort_lines<'b', 1, kPositions>;
+    case 'i' << 8 | 1: return sort_lines<'i', 1, kPositions>;
+    case 'i' << 8 | 2: return sort_lines<'i', 2, kPositions>;
+    case 'i' << 8 | 4: return sort_lines<'i', 4, kPositions>;
+    case 'i' << 8 | 8: return sort_lines<'i', 8, kPositions>;
+    case 'u' << 8 | 1: return sort_lines<'u', 1, kPositions>;
+    case 'u' << 8 | 2: return sort_lines<'u', 2, kPositions>;
+    case 'u' << 8 | 4: return sort_lines<'u', 4, kPositions>;
+    case 'u' << 8 | 8: return sort_lines<'u', 8, kPositions>;
+    case 'f' << 8 | 2: return sort_lines<'f', 2, kPositions>;
+    case 'f' << 8 | 4: return sort_lines<'f', 4, kPositions>;
+    case 'f' << 8 | 8: return sort_lines<'f', 8, kPositions>;
+    default: return nullptr;
+  }
+}
+
+}  // namespace
+
+Function sorter(char kind, int itemsize, bool positions) {
+  return positions ? choose<true>(kind, itemsize) : choose<false>(kind, itemsize);
+}
+
+}  // namespace dagrun

@@ -1,0 +1,155 @@
+"""Sums at indexed positions: index_add, and the adjoints of gathers. Equal indices add up in ascending position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dagrun.array import Array, as_array, asarray, is_weak
+from dagrun.core import device_index
+from dagrun.ops.assignment import values_first
+from dagrun.ops.elementwise import fits
+from dagrun.ops.gathering import (
+    copy_bodies,
+    dense_shape,
+    scatter_bodies,
+    walk_along,
+    walk_of_indices,
+    zero_bodies,
+)
+from dagrun.ops.indexing import explain_index, indices_first, integers
+from dagrun.ops.manipulation import normal_axis
+from dagrun.record import Body, Operator, apply, common_device
+
+# ---- into zeros: the adjoints of take, of x[i, j] and of take_along_axis
+
+
+def _infer_zeros(inputs: Sequence[Any], scalars: Sequence[Any], *, shape: tuple[int, ...], **where: Any) -> Any:
+    return ((shape, inputs[0].dtype),)
+
+
+def _add_at(xp: Any, target: Any, values: Any, indices: Sequence[Any], axes: tuple[int, ...], place: int) -> Any:
+    moved = values_first(xp, target, indices, values, axes, place)
+    xp.add.at(indices_first(xp, target, axes), tuple(indices), moved)
+    return target
+
+
+def _compute_scatter(
+    xp: Any, values: Any, *indices: Any, shape: tuple[int, ...], axes: tuple[int, ...], place: int
+) -> Any:
+    return _add_at(xp, xp.zeros(shape, values.dtype), values, indices, axes, place)
+
+
+def _lower_scatter(
+    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], *, shape: Any, axes: Any, place: int
+) -> tuple[Body, ...] | None:
+    (target,), (values, *indices) = outputs, inputs
+    added = scatter_bodies("add", target, values, indices, walk_of_indices(target, indices, axes, place, axes))
+    return None if added is None else (*zero_bodies(target), *added)
+
+
+SCATTER_ADD = Operator("scatter_add", _infer_zeros, _compute_scatter, _lower_scatter, explain_index)
+
+
+def scatter_add(
+    values: Array, indices: tuple[Array, ...], shape: tuple[int, ...], axes: tuple[int, ...], place: int
+) -> Array:
+    """Zeros of a shape, with values added at indices into `axes`: the adjoint of the operator `take`.
+
+    `values` has the shape that the gather gives: that of the other axes, the index arrays' dimensions at `place`.
+
+        >>> import dagrun as dr
+        >>> scatter_add(dr.asarray([1.0, 2.0, 4.0]), (dr.asarray([0, 2, 0]),), (3,), (0,), 0)
+        array([5., 0., 2.])
+    """
+    attributes = (("shape", shape), ("axes", axes), ("place", place))
+    return apply(SCATTER_ADD, (values, *indices), device_index(values.device), attributes=attributes)
+
+
+def _compute_along(xp: Any, values: Any, indices: Any, *, shape: tuple[int, ...], axis: int) -> Any:
+    target = xp.zeros(shape, values.dtype)
+    grid = list(xp.indices(values.shape, sparse=True))
+    grid = [place if length == values.shape[d] else 0 * place for d, (place, length) in enumerate(zip(grid, shape))]
+    grid[axis] = xp.broadcast_to(indices, values.shape)
+    xp.add.at(target, tuple(grid), values)
+    return target
+
+
+def _lower_along(
+    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], *, shape: Any, axis: int
+) -> tuple[Body, ...] | None:
+    (target,), (values, index) = outputs, inputs
+    added = scatter_bodies("add", target, values, (index,), walk_along(target, index, axis, values.shape))
+    return None if added is None else (*zero_bodies(target), *added)
+
+
+ADD_ALONG = Operator("add_along_axis", _infer_zeros, _compute_along, _lower_along, explain_index)
+
+
+def add_along_axis(values: Array, indices: Array, shape: tuple[int, ...], axis: int) -> Array:
+    """Zeros of a shape, with values added at the indices along an axis: the adjoint of `take_along_axis`.
+
+    `values` has the shape that `take_along_axis` gives.
+
+        >>> import dagrun as dr
+        >>> add_along_axis(dr.asarray([[1, 2]]), dr.asarray([[2, 2]]), (1, 3), 1)
+        array([[0, 0, 3]])
+    """
+    attributes = (("shape", shape), ("axis", axis))
+    return apply(ADD_ALONG, (values, indices), device_index(values.device), attributes=attributes)
+
+
+# ---- into a copy
+
+
+def _compute_index_add(xp: Any, x: Any, values: Any, index: Any, *, axis: int) -> Any:
+    return _add_at(xp, x.copy(), values, (index,), (axis,), axis)
+
+
+def _lower_index_add(
+    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], *, axis: int
+) -> tuple[Body, ...] | None:
+    (target,), (x, values, index) = outputs, inputs
+    walk = walk_of_indices(target, (index,), (axis,), axis, (axis,))
+    added = scatter_bodies("add", target, values, (index,), walk, first=2)
+    return None if added is None else (*copy_bodies(target, x), *added)
+
+
+INDEX_ADD = Operator(
+    "index_add",
+    lambda inputs, scalars, axis: ((inputs[0].shape, inputs[0].dtype),),
+    _compute_index_add,
+    _lower_index_add,
+    explain_index,
+)
+
+
+def index_add(x: Any, indices: Any, values: Any, /, *, axis: int = 0) -> Array:
+    """A copy of x with values added at integer `indices` along an axis; equal indices add up, in ascending position.
+
+    `values` broadcasts to the shape of `take(x, indices, axis)`, `x.shape[:axis] + indices.shape + x.shape[axis + 1:]`,
+    and is cast to x's dtype. ValueError where it does not broadcast, TypeError where it cannot be cast by NumPy's
+    same_kind rule. An index out of range fails when the values are computed: IndexError at the wait. PyTorch's function
+    of this name.
+
+        >>> import dagrun as dr
+        >>> dr.index_add(dr.zeros((3, 2)), [2, 0, 2], dr.asarray([[1, 2], [3, 4], [5, 6]]))
+        array([[3., 4.],
+               [0., 0.],
+               [6., 8.]])
+    """
+    x = as_array(x)
+    place = normal_axis(axis, x.ndim, "index_add")
+    index = integers(indices, x, "index_add")
+    if not isinstance(values, Array):
+        values = asarray(values, x.dtype if is_weak(values) else None, device=x.device)
+    common_device("index_add", (x, index, values))
+    if not np.can_cast(values.dtype, x.dtype, "same_kind"):
+        raise TypeError(f"index_add: values of {values.dtype} cannot be cast to {x.dtype} by the same_kind rule")
+    shape = dense_shape(x.shape, (index,), (place,), place)
+    if not fits(values.shape, shape):
+        raise ValueError(f"index_add: values of shape {values.shape} do not broadcast to {shape}, a value per index")
+    inputs = (x, values.astype(x.dtype, copy=False), index)
+    return apply(INDEX_ADD, inputs, device_index(x.device), attributes=(("axis", place),))
