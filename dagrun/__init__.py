@@ -9,9 +9,12 @@
 
 Layers, each importing only from below:
 
-    cli  viz                tools for people: commands, graphs, profiles
+    cli  examples  viz      tools for people: commands, programs, graphs, profiles
+    models                  networks by name
+    train                   a trainer, metrics, checkpoints
+    parallel                many devices: all-reduce, replicas, data parallelism
+    data                    datasets, samplers, loaders, record files
     optim                   optimizers, schedules, clipping, loss scaling
-    parallel                many devices: ring all-reduce
     nn                      modules: layers, losses, initialisers
     autodiff                gradients: the reverse walk over recorded operations
     ops -> array -> record  operators and their user functions; handles; the one place a task is made
@@ -37,9 +40,8 @@ from dagrun.errors import DagrunError, DeviceError, OperationError
 from dagrun.ops import *  # noqa: F403
 from dagrun.ops import random as random
 
-_PACKAGES = ("optim",)  # loaded on first use
+_PACKAGES = ("data", "models", "nn", "optim", "train")  # loaded on first use, so that `import dagrun` stays fast
 _PICTURES = ("Graph", "Profile", "graph", "profile")  # networkx and graphviz are loaded on first use
-_PACKAGES = ("nn",)  # imported on first use
 
 __all__ = [
     "Array",
@@ -71,8 +73,6 @@ def __getattr__(name: str) -> _Any:
         from dagrun import viz
 
         return getattr(viz, name)
-    if name in _PACKAGES:
-        return _import_module(f"dagrun.{name}")
     raise AttributeError(f"module 'dagrun' has no attribute {name!r}")
 
 
