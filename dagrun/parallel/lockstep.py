@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dagrun.array import Array  # noqa: F401  (what is exchanged)
 from dagrun.core import native
 
 
@@ -25,7 +24,7 @@ class Group:
         self.offers: list[Any] = [None] * count
         self.answer: Any = None
         self.waiting = [False] * count
-        self.failed = False
+        self.failure: BaseException | None = None
 
 
 class _Current(threading.local):
@@ -45,8 +44,8 @@ def meet(offer: Any, combine: Callable[[list[Any]], Any]) -> Any:
     group.waiting[rank] = True
     group.back.release()
     group.turns[rank].acquire()
-    if group.failed:
-        raise RuntimeError("another replica failed")
+    if group.failure is not None:
+        raise RuntimeError("another replica failed") from group.failure
     return group.answer
 
 
@@ -56,7 +55,6 @@ def run_in_lockstep(calls: Sequence[Callable[[], Any]], modules: Sequence[Any]) 
         return [call() for call in calls]
     group = Group(len(calls))
     results: list[Any] = [None] * len(calls)
-    errors: list[BaseException | None] = [None] * len(calls)
     gradients = native.gradients()
 
     def run(rank: int) -> None:
@@ -64,10 +62,10 @@ def run_in_lockstep(calls: Sequence[Callable[[], Any]], modules: Sequence[Any]) 
         _current.group, _current.rank = group, rank
         native.set_gradients(gradients)
         try:
-            if not group.failed:
+            if group.failure is None:
                 results[rank] = calls[rank]()
         except BaseException as error:
-            errors[rank] = error
+            group.failure = group.failure or error
         finally:
             group.waiting[rank] = False
             group.back.release()
@@ -75,16 +73,15 @@ def run_in_lockstep(calls: Sequence[Callable[[], Any]], modules: Sequence[Any]) 
     threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(len(calls))]
     for thread in threads:
         thread.start()
-    _take_turns(group, errors)
+    _take_turns(group)
     for thread in threads:
         thread.join()
-    for error in errors:
-        if error is not None:
-            raise error
+    if group.failure is not None:
+        raise group.failure
     return results
 
 
-def _take_turns(group: Group, errors: list[BaseException | None]) -> None:
+def _take_turns(group: Group) -> None:
     """Lets every replica run to its next meeting or its end, until all have ended."""
     running = list(range(group.count))
     while running:
@@ -92,20 +89,20 @@ def _take_turns(group: Group, errors: list[BaseException | None]) -> None:
             group.turns[rank].release()
             group.back.acquire()
         meeting = [rank for rank in running if group.waiting[rank]]
-        group.failed = group.failed or any(error is not None for error in errors)
-        if meeting and len(meeting) < group.count and not group.failed:
-            errors[meeting[0]] = RuntimeError(
-                f"{len(meeting)} of {group.count} replicas reached a layer where all must meet: replicas must run the "
-                "same layers"
-            )
-            group.failed = True
-        if meeting and not group.failed:
-            combine = group.offers[meeting[0]][1]
+        if meeting and group.failure is None:
             try:
-                group.answer = combine([offer for offer, _ in group.offers])
+                group.answer = _combine(group, meeting)
             except BaseException as error:
-                errors[meeting[0]] = error
-                group.failed = True
+                group.failure = error
         for rank in meeting:
             group.waiting[rank] = False
         running = meeting
+
+
+def _combine(group: Group, meeting: list[int]) -> Any:
+    if len(meeting) < group.count:
+        raise RuntimeError(
+            f"{len(meeting)} of {group.count} replicas reached a layer where all must meet: replicas must run the same "
+            "layers"
+        )
+    return group.offers[0][1]([offer for offer, _ in group.offers])

@@ -65,25 +65,21 @@ def replicas_of_step(module: Any, devices: Sequence[Device]) -> list[Any]:
     """
     made = shells(module, len(devices))
     copies: dict[int, list[Array]] = {}
-    originals = list(module.modules())
-    for place, own in enumerate(originals):
+    layers = [list(twin.modules()) for twin in made]
+    for place, own in enumerate(module.modules()):
         for name, parameter in own._parameters.items():
             if parameter is None:
                 continue
             if id(parameter) not in copies:
                 copies[id(parameter)] = replicate(parameter, devices)
-            for k, twin in enumerate(made):
-                _nth(twin, place)._parameters[name] = copies[id(parameter)][k]
+            for k, copied in enumerate(copies[id(parameter)]):
+                layers[k][place]._parameters[name] = copied
         for name, buffer in own._buffers.items():
-            for k, twin in enumerate(made):
-                if buffer is not None and k:
+            for k in range(1, len(made)):
+                if buffer is not None:
                     moved = buffer.to_device(devices[k])
-                    _nth(twin, place)._buffers[name] = ops.copy(moved) if moved is buffer else moved
+                    layers[k][place]._buffers[name] = ops.copy(moved) if moved is buffer else moved
     return made
-
-
-def _nth(module: Any, place: int) -> Any:
-    return list(module.modules())[place]
 
 
 def own_copy(module: Any, device: Device) -> Any:
