@@ -18,7 +18,7 @@ class Settings:
     engine: str = "async"  # "serial": every operation runs before its call returns, in program order
     core: str = "auto"  # "native", "python", or whichever is installed
     workers: int = 0  # worker threads for all CPU devices together; 0: one per core
-    cpu_lanes: int = 0  # compute tasks that one CPU device runs at a time; 0: as many as workers
+    cpu_lanes: int = 0  # compute tasks that one CPU device runs at a time; 0: no bound
     max_inflight_tasks: int = 1 << 15  # recorded and unfinished; 0: no bound
     max_inflight_bytes: int = 1 << 28  # memory that finishing what is in flight will free; 0: no bound
     device_memory_bytes: int = 0  # most that one CPU or sim device may hold; 0: what the machine gives
@@ -28,6 +28,7 @@ class Settings:
     shuffle_seed: int = 0  # not 0: ready tasks are taken in a seeded random order
     sim_seed: int = 1  # order in which the simulated device completes its work
     pin: bool = False  # bind worker i to core i
+    steer: bool = True  # wake workers on another core than the waking thread's (Linux)
     watchdog_seconds: float = 0.0  # not 0: print what waits for what when a wait makes no progress for so long
     exit_seconds: float = 10.0  # how long pending work is finished for at exit
     debug: int = 0  # printed: 1: tasks as recorded, counters at exit; 2: their runs; 3: edges; 4: accesses, full state

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #include "streams.h"
 
@@ -68,6 +69,9 @@ Executor::Executor() { intern(""); }
 
 Executor::~Executor() {
   if (!abandoned_) stop(0);
+  for (FreeSlots* chain : {free_chain_, free_slots_.load()}) {
+    while (chain) delete std::exchange(chain, chain->next);
+  }
 }
 
 Device* Executor::add_device(const std::string& name) {
@@ -87,7 +91,7 @@ void Executor::set_lane_limit(Device* device, Lane lane, int limit) {
   {
     std::lock_guard<SpinLock> guard(bound.lock);
     bound.limit = limit;
-    if (limit < settings_.workers) bound.bounded = true;  // until the next start: what was counted must be counted down
+    if (limit < kUnbounded) bound.bounded = true;  // until the next start: what was counted must be counted down
     for (; bound.running < limit && !bound.backlog.empty(); bound.running++) admitted.push_back(pop_backlog(bound));
   }
   for (uint32_t index : admitted) {
@@ -102,7 +106,7 @@ void Executor::start(const Settings& settings) {
   stopping = false;
   shuffle_random_ = settings.shuffle_seed * 0x9E3779B97F4A7C15ULL + 1;
   for (int i = 0; i < device_count(); i++) {
-    for (LaneBound& bound : device(i)->lanes) bound.bounded = bound.limit < settings.workers;
+    for (LaneBound& bound : device(i)->lanes) bound.bounded = bound.limit < kUnbounded;
   }
   for (int i = 0; i < settings.workers; i++) {
     std::lock_guard<std::mutex> guard(registry_mutex_);
@@ -133,8 +137,8 @@ bool Executor::stop(int64_t timeout_ms) {
   {
     std::lock_guard<std::mutex> guard(park_mutex_);
     end_workers_ = true;
+    for (Worker* worker : parked_) worker->wake.notify_one();
   }
-  park_cv_.notify_all();
   if (finished) {
     for (auto& thread : threads_) thread.join();
   } else {
@@ -143,7 +147,6 @@ bool Executor::stop(int64_t timeout_ms) {
   threads_.clear();
   if (finished) {
     sleepers_ = spinners_ = 0;
-    park_tickets_ = 0;
   }
   started_ = false;
   return finished;
@@ -186,14 +189,22 @@ void Executor::move(Task& task, State to) {
 // ---------------------------------------------------------------------------------------------------- record
 
 uint32_t Executor::allocate_slot() {
-  if (!free_chain_) free_chain_ = free_slots_.exchange(0, std::memory_order_acquire);
-  uint32_t index = free_chain_;
-  if (index) {
-    free_chain_ = slot(index).next[0].load(std::memory_order_relaxed);
-  } else {
-    index = slots_used_++;
-    const uint32_t chunk = index >> kChunkBits;
-    if (!chunks_[chunk]) chunks_[chunk] = std::make_unique<Task[]>(1u << kChunkBits);
+  constexpr uint32_t kAhead = 8;
+  if (!free_chain_) {
+    free_chain_ = free_slots_.exchange(nullptr, std::memory_order_acquire);
+    if (!free_chain_) {
+      const uint32_t index = slots_used_++;
+      const uint32_t chunk = index >> kChunkBits;
+      if (!chunks_[chunk]) chunks_[chunk] = std::make_unique<Task[]>(1u << kChunkBits);
+      return index;
+    }
+  }
+  FreeSlots* const free = free_chain_;
+  const uint32_t index = free->slots[--free->count];
+  if (free->count >= kAhead) __builtin_prefetch(&slot(free->slots[free->count - kAhead]), 1);
+  if (free->count == 0) {
+    free_chain_ = free->next;
+    delete free;
   }
   return index;
 }
@@ -280,7 +291,8 @@ bool Executor::add_edge(uint32_t index, const AccessRecord& record, EdgeKind kin
     if (link(index, record.task, true)) {
       edges++;
     } else if (from.done_head.load(std::memory_order_acquire) != kClosed) {
-      streams->note_wait(arguments(index).stream, from.stream, from.position);  // launched already, not done
+      streams->note_wait(arguments(index).stream, arguments(record.task).stream_index,
+                         arguments(record.task).position);  // launched already, not done
     }
     return true;
   }
@@ -773,7 +785,9 @@ void Executor::make_ready(uint32_t index, Worker* worker) {
   const bool owned = task.flags & kOwned;  // not to be read once its owner may run it
   move(task, State::kReady);
   if (owned) {  // the recording thread runs it; another thread's task may be what it waited for
-    if (waiting_.load(std::memory_order_seq_cst) > 0) wake_waiters();
+    // Written, not only read: either this sees the thread that is about to sleep, or that one, which writes it too and then
+    // looks at the state, sees the state (see wait_ready).
+    if (waiting_.fetch_add(0, std::memory_order_acq_rel) > 0) wake_waiters();
     return;
   }
   if (task.lane == kPython) {
@@ -811,14 +825,14 @@ void Executor::make_ready(uint32_t index, Worker* worker) {
 
 // Counts a finished (or launched) task's successors down. A link is read before its task is released: the task may
 // run, finish and be reused at once.
-void Executor::walk(uint32_t links, Worker* worker, const Task* launched) {
+void Executor::walk(uint32_t links, Worker* worker, const Arguments* launched) {
   while (links) {
     Task& holder = slot(links >> 4);
     const uint32_t next = holder.next[links & 15].load(std::memory_order_relaxed);
     const uint32_t index = holder.flags & kLinkBlock ? holder.site : links >> 4;
     Task& task = slot(index);
     if (next) __builtin_prefetch(&slot(next >> 4));
-    if (launched) arguments(index).stream->waits.emplace_back(launched->stream, launched->position);
+    if (launched) arguments(index).stream->waits.emplace_back(launched->stream_index, launched->position);
     if (task.pending.load(std::memory_order_acquire) == 1 || task.pending.fetch_sub(1, std::memory_order_acq_rel) == 1)
       make_ready(index, worker);
     links = next;
@@ -828,25 +842,23 @@ void Executor::walk(uint32_t links, Worker* worker, const Task* launched) {
 void Executor::walk_launched(uint32_t index, Worker* worker) {
   Task& task = slot(index);
   move(task, State::kLaunched);
-  walk(task.launch_head.exchange(kClosed, std::memory_order_acq_rel), worker, &task);
+  walk(task.launch_head.exchange(kClosed, std::memory_order_acq_rel), worker, &arguments(index));
 }
 
 void Executor::free_slot(uint32_t index, Worker* worker) {
-  slot(index).next[0].store(worker->free_head, std::memory_order_release);  // see unfinished
-  worker->free_head = index;
-  if (worker->free_count++ == 0) worker->free_tail = index;
-  if (worker->free_count >= 64) flush_free(worker);
+  if (!worker->free_slots) worker->free_slots = std::make_unique<FreeSlots>();
+  FreeSlots& free = *worker->free_slots;
+  free.slots[free.count++] = index;
+  if (free.count == FreeSlots::kMost) flush_free(worker);
 }
 
 void Executor::flush_free(Worker* worker) {
-  if (!worker->free_count) return;
-  uint32_t head = free_slots_.load(std::memory_order_relaxed);
+  FreeSlots* free = worker->free_slots.release();
+  if (!free) return;
+  FreeSlots* head = free_slots_.load(std::memory_order_relaxed);
   do {
-    slot(worker->free_tail).next[0].store(head, std::memory_order_release);
-  } while (!free_slots_.compare_exchange_weak(head, worker->free_head, std::memory_order_release,
-                                              std::memory_order_relaxed));
-  worker->free_head = worker->free_tail = 0;
-  worker->free_count = 0;
+    free->next = head;
+  } while (!free_slots_.compare_exchange_weak(head, free, std::memory_order_release, std::memory_order_relaxed));
 }
 
 void Executor::finish(uint32_t index, Worker* worker) {
@@ -919,7 +931,8 @@ void Executor::run(uint32_t index, Worker* worker) {
   Task& task = slot(index);
   Device* device = devices_[task.device].get();
   const Lane lane = task.lane;
-  const bool bounded = device->lanes[lane].bounded && !(task.flags & kStreamed);
+  // The serial engine's threads run their tasks themselves, before anything that follows: no lane turns them away.
+  const bool bounded = device->lanes[lane].bounded && !(task.flags & (kStreamed | kOwned));
   if (bounded && !task.holds_lane && !acquire_lane(index)) return;
   move(task, State::kRunning);
   if (task.flags & kStreamed) {
@@ -949,21 +962,15 @@ bool Executor::acquire_lane(uint32_t index) {
     bound.running++;
     return true;
   }
-  bound.backlog.push_back(index);
+  bound.backlog.push_back({task.priority, task.sequence.load(std::memory_order_relaxed), index});
+  std::push_heap(bound.backlog.begin(), bound.backlog.end());
   return false;
 }
 
 // The most urgent, then the earliest; it has its place on the lane from here on. Under the bound's lock.
 uint32_t Executor::pop_backlog(LaneBound& bound) {
-  size_t first = 0;
-  for (size_t i = 1; i < bound.backlog.size(); i++) {
-    const Task &a = slot(bound.backlog[i]), &b = slot(bound.backlog[first]);
-    if (a.priority != b.priority ? a.priority > b.priority
-                                 : a.sequence.load(std::memory_order_relaxed) < b.sequence.load(std::memory_order_relaxed))
-      first = i;
-  }
-  const uint32_t index = bound.backlog[first];
-  bound.backlog[first] = bound.backlog.back();
+  std::pop_heap(bound.backlog.begin(), bound.backlog.end());
+  const uint32_t index = bound.backlog.back().slot;
   bound.backlog.pop_back();
   slot(index).holds_lane = true;
   return index;
@@ -1044,7 +1051,7 @@ uint32_t Executor::take(Worker* worker) {
 }
 
 bool Executor::work_available() {
-  if (paused_.load(std::memory_order_relaxed)) return false;
+  if (paused_.load(std::memory_order_seq_cst)) return false;  // resume clears it, then looks for sleepers
   if (ordered_count_.load(std::memory_order_seq_cst) > 0 || shuffled_count_.load(std::memory_order_seq_cst) > 0) return true;
   if (!injected_.empty()) return true;
   const int count = worker_count_.load(std::memory_order_acquire);
@@ -1058,29 +1065,30 @@ bool Executor::work_available() {
 // sequentially consistent store before; a worker looks once more after it has announced its sleep.
 void Executor::notify() {
   if (sleepers_.load(std::memory_order_seq_cst) == 0 || spinners_.load(std::memory_order_seq_cst) > 0) return;
+  Worker* chosen;
   {
     std::lock_guard<std::mutex> guard(park_mutex_);
-    if (sleepers_.load(std::memory_order_relaxed) == 0) return;
-    park_tickets_++;
+    if (parked_.empty()) return;
+    const int here = settings_.steer && !settings_.pin ? current_core() : -1;
+    auto elsewhere = std::find_if(parked_.rbegin(), parked_.rend(), [here](Worker* w) { return w->core != here; });
+    auto place = elsewhere == parked_.rend() ? parked_.end() - 1 : elsewhere.base() - 1;
+    chosen = *place;
+    parked_.erase(place);
+    if (here >= 0) chosen->kept_off.begin(chosen->thread, here);
+    chosen->woken = true;
     sleepers_.fetch_sub(1, std::memory_order_seq_cst);
     spinners_.fetch_add(1, std::memory_order_seq_cst);  // the woken worker counts as looking from now on
   }
   wakeups_.fetch_add(1, std::memory_order_relaxed);
-  park_cv_.notify_one();
+  chosen->wake.notify_one();
 }
 
 void Executor::worker_main(Worker* worker, int core) {
   this_worker = worker;
+  worker->thread = pthread_self();
+  if (core >= 0) bind_to_core(core);
 #ifdef __linux__
-  if (core >= 0) {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    CPU_SET(core, &set);
-    pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
-  }
   pthread_setname_np(pthread_self(), ("dagrun " + std::to_string(worker->index)).c_str());
-#else
-  (void)core;
 #endif
   bool spinning = false;
   while (!end_workers_.load(std::memory_order_relaxed)) {
@@ -1118,11 +1126,16 @@ void Executor::worker_main(Worker* worker, int core) {
       spinning = true;
       continue;
     }
-    park_cv_.wait(lock, [this] { return park_tickets_ > 0 || end_workers_.load(std::memory_order_relaxed); });
-    if (park_tickets_ > 0) {
-      park_tickets_--;
-      spinning = true;  // notify counted it
+    worker->core = current_core();
+    parked_.push_back(worker);
+    worker->wake.wait(lock, [this, worker] { return worker->woken || end_workers_.load(std::memory_order_relaxed); });
+    if (!worker->woken) {  // the end: nobody may wake a thread that is gone
+      parked_.erase(std::find(parked_.begin(), parked_.end(), worker));
+      break;
     }
+    worker->woken = false;
+    worker->kept_off.end();
+    spinning = true;  // wake_worker counted it
   }
   flush_free(worker);
 }
@@ -1165,7 +1178,7 @@ void Executor::hand_over(Worker* worker) {
 void Executor::pause() { paused_ = true; }
 
 void Executor::resume() {
-  if (!paused_.exchange(false)) return;
+  if (!paused_.load(std::memory_order_seq_cst) || !paused_.exchange(false)) return;
   notify();
   { std::lock_guard<std::mutex> guard(python_mutex_); }
   python_cv_.notify_all();
@@ -1255,7 +1268,6 @@ bool Executor::wait_ready(TaskName name, const std::function<bool()>& poll) {
 
 void Executor::run_owned(TaskName name) {
   Worker* self = current_worker();
-  slot(name.slot).flags &= ~kOwned;
   if (slot(name.slot).lane == kPython) {
     run_python(name.slot);
     return;
@@ -1374,8 +1386,8 @@ std::vector<Executor::Waiting> Executor::unfinished(size_t most) {
       uint32_t links = head->load(std::memory_order_acquire);
       while (links && links != kClosed) {
         Task& holder = slot(links >> 4);
-        const uint32_t next = holder.next[links & 15].load(std::memory_order_acquire);
-        if (head->load(std::memory_order_acquire) == kClosed) break;  // walked meanwhile: `next` may be anything
+        const uint32_t next = holder.next[links & 15].load(std::memory_order_relaxed);  // stable under the record lock
+        if (head->load(std::memory_order_acquire) == kClosed) break;  // walked meanwhile: no longer waited for
         const uint32_t index = holder.sequence.load(std::memory_order_relaxed) ? links >> 4 : holder.site;
         auto entry = place.find(index);
         if (entry != place.end()) result[entry->second].predecessors.push_back(result[i].name);

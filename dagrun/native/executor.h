@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "allocator.h"
+#include "cores.h"
 #include "deque.h"
 #include "spinlock.h"
 #include "task.h"
@@ -26,13 +27,25 @@ namespace dagrun {
 
 class Streams;
 
-// How many tasks of one lane kind a device runs at once.
+// An entry of a heap whose top is the most urgent task, the earliest in program order among equals.
+struct Urgent {
+  int32_t priority;
+  uint64_t sequence;
+  uint32_t slot;
+  bool operator<(const Urgent& other) const {
+    return priority != other.priority ? priority < other.priority : sequence > other.sequence;
+  }
+};
+
+constexpr int kUnbounded = 1 << 30;
+
+// How many tasks of one lane kind a device runs at once, on whatever threads: workers and those that help while they wait.
 struct LaneBound {
   SpinLock lock;
-  int limit = 1 << 30;
-  std::atomic<bool> bounded{false};  // tasks are counted: the limit is, or was since the start, below the workers
+  int limit = kUnbounded;
+  std::atomic<bool> bounded{false};  // tasks are counted: there is a limit, or was one since the start
   int running = 0;
-  std::vector<uint32_t> backlog;  // ready, waiting for the lane; the earliest in program order goes first
+  std::vector<Urgent> backlog;  // a heap: ready, waiting for the lane
 };
 
 struct Device {
@@ -70,17 +83,30 @@ struct TraceTask {
   std::vector<std::pair<uint64_t, EdgeKind>> predecessors;
 };
 
+// Finished slots on their way back to the recorder: it takes them from here without a look at the slots, whose lines are
+// in the cache of the worker that finished them, and asks for those some steps ahead.
+struct FreeSlots {
+  static constexpr uint32_t kMost = 64;
+  FreeSlots* next = nullptr;
+  uint32_t count = 0;
+  uint32_t slots[kMost];
+};
+
 // A thread that runs tasks: a pool worker, the Python lane, a stream device's thread, or a user thread while it helps.
 struct alignas(64) Worker {
   Deque deque;
   uint32_t next = 0;           // the successor to run at once
-  uint32_t free_head = 0;      // finished slots not yet handed back
-  uint32_t free_tail = 0;
-  int free_count = 0;
+  std::unique_ptr<FreeSlots> free_slots;  // not yet handed back
   uint16_t index = 0;
   uint64_t random = 0;
   std::string name;
   bool in_use = false;
+  // A pool worker asleep; under park_mutex_.
+  pthread_t thread;            // set before it first sleeps
+  std::condition_variable wake;
+  bool woken = false;
+  int core = -1;               // where it fell asleep
+  KeptOff kept_off;            // from notify until it runs
   SpinLock events_lock;
   std::vector<TraceEvent> events;                 // of traced tasks, under events_lock
   alignas(64) std::atomic<uint64_t> done{0};      // tasks finished by this thread
@@ -96,6 +122,7 @@ struct Settings {
   uint64_t shuffle_seed = 0;             // not 0: ready tasks are taken in a seeded random order (tests)
   bool serial = false;                   // run each task on the recording thread before its push returns
   bool pin = false;                      // bind worker i to core i
+  bool steer = true;                     // wake a worker on another core than that of the thread that wakes it
 };
 
 // One task to record.
@@ -178,8 +205,11 @@ class Executor {
   // ---- wait
   bool is_done(TaskName name) {
     Task& task = slot(name.slot);
-    return task.sequence.load(std::memory_order_acquire) != name.sequence ||
-           task.done_head.load(std::memory_order_acquire) == kClosed;
+    // The list first: an open one of a later task in this slot, once seen, brings that task's number with it. Sequentially
+    // consistent for a thread that has set `waited` and is about to sleep: `finish` closes the list, then looks at `waited`,
+    // so at least one of the two sees the other.
+    return task.done_head.load(std::memory_order_seq_cst) == kClosed ||
+           task.sequence.load(std::memory_order_acquire) != name.sequence;
   }
   // poll runs about every 20 ms and when Python work is ready; it returns false to give up.
   bool wait_task(TaskName name, const std::function<bool()>& poll);
@@ -187,7 +217,9 @@ class Executor {
   bool wait_ready(TaskName name, const std::function<bool()>& poll);  // serial engine: predecessors of other threads
   void run_owned(TaskName name);                                      // serial engine: run it here
   int64_t in_flight();
-  void pause();   // lanes take no further task until something waits (tests: lets the ready set grow)
+  // Lanes take no further task until something waits (tests: lets the ready set grow). A worker that is about to take one
+  // may still do so.
+  void pause();
   void resume();
 
   // ---- python lane
@@ -255,7 +287,7 @@ class Executor {
 
   // run
   void make_ready(uint32_t index, Worker* worker);
-  void walk(uint32_t links, Worker* worker, const Task* launched = nullptr);
+  void walk(uint32_t links, Worker* worker, const Arguments* launched = nullptr);
   void run(uint32_t index, Worker* worker);
   uint32_t next_task(Worker* worker);
   uint32_t take(Worker* worker);
@@ -291,7 +323,7 @@ class Executor {
   // record lock: everything here
   SpinLock record_lock_;
   uint64_t next_sequence_ = 1;
-  uint32_t free_chain_ = 0;
+  FreeSlots* free_chain_ = nullptr;  // owned, as is free_slots_
   uint32_t slots_used_ = 1;  // slot 0 means "none"
   Buffer* buffer_chain_ = nullptr;
   uint64_t next_buffer_id_ = 1;
@@ -309,7 +341,7 @@ class Executor {
   int64_t budget_tasks_ = 0, budget_bytes_ = 0;
 
   std::atomic<uint64_t> pushed_{0};
-  std::atomic<uint32_t> free_slots_{0};        // chain of finished slots
+  std::atomic<FreeSlots*> free_slots_{nullptr};  // chain of finished slots
   std::atomic<uint64_t> free_buffers_{0};      // chain of dead buffers (Buffer*)
 
   // workers
@@ -319,22 +351,13 @@ class Executor {
   std::mutex registry_mutex_;
   std::vector<std::thread> threads_;
   std::mutex park_mutex_;
-  std::condition_variable park_cv_;
-  uint64_t park_tickets_ = 0;
+  std::vector<Worker*> parked_;  // under park_mutex_; the last to fall asleep is the first to be woken
   std::atomic<int> sleepers_{0}, spinners_{0};
   std::atomic<bool> end_workers_{false}, paused_{false};
   std::atomic<uint64_t> wakeups_{0}, admission_waits_{0};
 
   // Tasks with a priority and long ones: most urgent first, then program order. Short ones go through the deques.
   static constexpr int64_t kOrderedBytes = 1 << 16;
-  struct Urgent {
-    int32_t priority;
-    uint64_t sequence;
-    uint32_t slot;
-    bool operator<(const Urgent& other) const {
-      return priority != other.priority ? priority < other.priority : sequence > other.sequence;
-    }
-  };
   void push_ordered(const Urgent& entry);
   uint32_t pop_ordered(const Urgent& unless_before);
   SpinLock ordered_lock_;
