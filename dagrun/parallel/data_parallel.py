@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from dagrun import ops
-from dagrun.array import Array
+from dagrun.array import Array, asarray
 from dagrun.devices import Device
 from dagrun.devices import device as find_device
 from dagrun.nn import Module
@@ -18,9 +20,9 @@ from dagrun.parallel.ring import bounds
 def split_batch(batch: Any, devices: Sequence[Device]) -> list[Any]:
     """Consecutive parts of a batch along its first axis, as even as can be, one on each device.
 
-    A batch is an array, or a tuple, list or dict of arrays with as many rows. Parts without rows are left out.
+    A batch is an array (of dagrun or NumPy), or a tuple, list or dict of arrays with as many rows. Parts without rows are left out.
     """
-    rows = _rows(batch)
+    rows = row_count(batch)
     return [
         _part(batch, start, stop, place)
         for (start, stop), place in zip(bounds(rows, len(devices)), devices, strict=True)
@@ -28,12 +30,13 @@ def split_batch(batch: Any, devices: Sequence[Device]) -> list[Any]:
     ]
 
 
-def _rows(batch: Any) -> int:
-    if isinstance(batch, Array):
+def row_count(batch: Any) -> int:
+    """The length of a batch's arrays along their first axis. ValueError where they differ."""
+    if isinstance(batch, (Array, np.ndarray)):
         if batch.ndim == 0:
             raise ValueError("a batch without axes cannot be split: expected rows along the first axis")
-        return batch.shape[0]
-    counts = {_rows(item) for item in (batch.values() if isinstance(batch, dict) else batch)}
+        return int(batch.shape[0])
+    counts = {row_count(item) for item in (batch.values() if isinstance(batch, dict) else batch)}
     if len(counts) != 1:
         raise ValueError(f"the parts of a batch have {sorted(counts)} rows, expected one number")
     return counts.pop()
@@ -42,6 +45,8 @@ def _rows(batch: Any) -> int:
 def _part(batch: Any, start: int, stop: int, place: Device) -> Any:
     if isinstance(batch, Array):
         return batch[start:stop].to_device(place)
+    if isinstance(batch, np.ndarray):
+        return asarray(batch[start:stop], device=place)
     if isinstance(batch, dict):
         return {key: _part(item, start, stop, place) for key, item in batch.items()}
     return type(batch)(_part(item, start, stop, place) for item in batch)

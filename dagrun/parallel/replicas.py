@@ -13,7 +13,7 @@ from dagrun.devices import device as find_device
 from dagrun.nn import Module
 from dagrun.parallel.buckets import BUCKET_BYTES, Reduce, exchange
 from dagrun.parallel.collectives import ordered_all_reduce
-from dagrun.parallel.data_parallel import shard_places, split_batch
+from dagrun.parallel.data_parallel import row_count, shard_places, split_batch
 from dagrun.parallel.lockstep import run_in_lockstep
 from dagrun.parallel.replicate import own_copy
 from dagrun.parallel.ring import all_reduce
@@ -69,7 +69,7 @@ class Replicas:
     def step(self, loss: Loss, batch: Any) -> Array:
         """The mean loss over the batch, on the first device, and the gradients in every copy's parameters."""
         parts = split_batch(batch, self.places)
-        rows = [_length(part) for part in parts]
+        rows = [row_count(part) for part in parts]
         losses, found = self._forward(loss, parts), []
         for k, value in enumerate(losses):
             module = self._module_of(k)
@@ -110,9 +110,3 @@ class Replicas:
     def parameters(self) -> Iterator[Array]:
         """The parameters of the first copy: those to save."""
         return iter(self.modules[0].parameters())
-
-
-def _length(part: Any) -> int:
-    if isinstance(part, Array):
-        return part.shape[0]
-    return _length(next(iter(part.values())) if isinstance(part, dict) else part[0])
