@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #include "streams.h"
 
@@ -67,6 +68,9 @@ Executor::Executor() { intern(""); }
 
 Executor::~Executor() {
   if (!abandoned_) stop(0);
+  for (FreeSlots* chain : {free_chain_, free_slots_.load()}) {
+    while (chain) delete std::exchange(chain, chain->next);
+  }
 }
 
 Device* Executor::add_device(const std::string& name) {
@@ -185,14 +189,22 @@ void Executor::move(Task& task, State to) {
 // ---------------------------------------------------------------------------------------------------- record
 
 uint32_t Executor::allocate_slot() {
-  if (!free_chain_) free_chain_ = free_slots_.exchange(0, std::memory_order_acquire);
-  uint32_t index = free_chain_;
-  if (index) {
-    free_chain_ = slot(index).next[0].load(std::memory_order_relaxed);
-  } else {
-    index = slots_used_++;
-    const uint32_t chunk = index >> kChunkBits;
-    if (!chunks_[chunk]) chunks_[chunk] = std::make_unique<Task[]>(1u << kChunkBits);
+  constexpr uint32_t kAhead = 8;
+  if (!free_chain_) {
+    free_chain_ = free_slots_.exchange(nullptr, std::memory_order_acquire);
+    if (!free_chain_) {
+      const uint32_t index = slots_used_++;
+      const uint32_t chunk = index >> kChunkBits;
+      if (!chunks_[chunk]) chunks_[chunk] = std::make_unique<Task[]>(1u << kChunkBits);
+      return index;
+    }
+  }
+  FreeSlots* const free = free_chain_;
+  const uint32_t index = free->slots[--free->count];
+  if (free->count >= kAhead) __builtin_prefetch(&slot(free->slots[free->count - kAhead]), 1);
+  if (free->count == 0) {
+    free_chain_ = free->next;
+    delete free;
   }
   return index;
 }
@@ -279,7 +291,8 @@ bool Executor::add_edge(uint32_t index, const AccessRecord& record, EdgeKind kin
     if (link(index, record.task, true)) {
       edges++;
     } else if (from.done_head.load(std::memory_order_acquire) != kClosed) {
-      streams->note_wait(arguments(index).stream, from.stream, from.position);  // launched already, not done
+      streams->note_wait(arguments(index).stream, arguments(record.task).stream_index,
+                         arguments(record.task).position);  // launched already, not done
     }
     return true;
   }
@@ -810,14 +823,14 @@ void Executor::make_ready(uint32_t index, Worker* worker) {
 
 // Counts a finished (or launched) task's successors down. A link is read before its task is released: the task may
 // run, finish and be reused at once.
-void Executor::walk(uint32_t links, Worker* worker, const Task* launched) {
+void Executor::walk(uint32_t links, Worker* worker, const Arguments* launched) {
   while (links) {
     Task& holder = slot(links >> 4);
     const uint32_t next = holder.next[links & 15].load(std::memory_order_relaxed);
     const uint32_t index = holder.flags & kLinkBlock ? holder.site : links >> 4;
     Task& task = slot(index);
     if (next) __builtin_prefetch(&slot(next >> 4));
-    if (launched) arguments(index).stream->waits.emplace_back(launched->stream, launched->position);
+    if (launched) arguments(index).stream->waits.emplace_back(launched->stream_index, launched->position);
     if (task.pending.load(std::memory_order_acquire) == 1 || task.pending.fetch_sub(1, std::memory_order_acq_rel) == 1)
       make_ready(index, worker);
     links = next;
@@ -827,25 +840,23 @@ void Executor::walk(uint32_t links, Worker* worker, const Task* launched) {
 void Executor::walk_launched(uint32_t index, Worker* worker) {
   Task& task = slot(index);
   move(task, State::kLaunched);
-  walk(task.launch_head.exchange(kClosed, std::memory_order_acq_rel), worker, &task);
+  walk(task.launch_head.exchange(kClosed, std::memory_order_acq_rel), worker, &arguments(index));
 }
 
 void Executor::free_slot(uint32_t index, Worker* worker) {
-  slot(index).next[0].store(worker->free_head, std::memory_order_release);  // see unfinished
-  worker->free_head = index;
-  if (worker->free_count++ == 0) worker->free_tail = index;
-  if (worker->free_count >= 64) flush_free(worker);
+  if (!worker->free_slots) worker->free_slots = std::make_unique<FreeSlots>();
+  FreeSlots& free = *worker->free_slots;
+  free.slots[free.count++] = index;
+  if (free.count == FreeSlots::kMost) flush_free(worker);
 }
 
 void Executor::flush_free(Worker* worker) {
-  if (!worker->free_count) return;
-  uint32_t head = free_slots_.load(std::memory_order_relaxed);
+  FreeSlots* free = worker->free_slots.release();
+  if (!free) return;
+  FreeSlots* head = free_slots_.load(std::memory_order_relaxed);
   do {
-    slot(worker->free_tail).next[0].store(head, std::memory_order_release);
-  } while (!free_slots_.compare_exchange_weak(head, worker->free_head, std::memory_order_release,
-                                              std::memory_order_relaxed));
-  worker->free_head = worker->free_tail = 0;
-  worker->free_count = 0;
+    free->next = head;
+  } while (!free_slots_.compare_exchange_weak(head, free, std::memory_order_release, std::memory_order_relaxed));
 }
 
 void Executor::finish(uint32_t index, Worker* worker) {
@@ -1369,8 +1380,8 @@ std::vector<Executor::Waiting> Executor::unfinished(size_t most) {
       uint32_t links = head->load(std::memory_order_acquire);
       while (links && links != kClosed) {
         Task& holder = slot(links >> 4);
-        const uint32_t next = holder.next[links & 15].load(std::memory_order_acquire);
-        if (head->load(std::memory_order_acquire) == kClosed) break;  // walked meanwhile: `next` may be anything
+        const uint32_t next = holder.next[links & 15].load(std::memory_order_relaxed);  // stable under the record lock
+        if (head->load(std::memory_order_acquire) == kClosed) break;  // walked meanwhile: no longer waited for
         const uint32_t index = holder.sequence.load(std::memory_order_relaxed) ? links >> 4 : holder.site;
         auto entry = place.find(index);
         if (entry != place.end()) result[entry->second].predecessors.push_back(result[i].name);

@@ -70,13 +70,20 @@ struct TraceTask {
   std::vector<std::pair<uint64_t, EdgeKind>> predecessors;
 };
 
+// Finished slots on their way back to the recorder: it takes them from here without a look at the slots, whose lines are
+// in the cache of the worker that finished them, and asks for those some steps ahead.
+struct FreeSlots {
+  static constexpr uint32_t kMost = 64;
+  FreeSlots* next = nullptr;
+  uint32_t count = 0;
+  uint32_t slots[kMost];
+};
+
 // A thread that runs tasks: a pool worker, the Python lane, a stream device's thread, or a user thread while it helps.
 struct alignas(64) Worker {
   Deque deque;
   uint32_t next = 0;           // the successor to run at once
-  uint32_t free_head = 0;      // finished slots not yet handed back
-  uint32_t free_tail = 0;
-  int free_count = 0;
+  std::unique_ptr<FreeSlots> free_slots;  // not yet handed back
   uint16_t index = 0;
   uint64_t random = 0;
   std::string name;
@@ -254,7 +261,7 @@ class Executor {
 
   // run
   void make_ready(uint32_t index, Worker* worker);
-  void walk(uint32_t links, Worker* worker, const Task* launched = nullptr);
+  void walk(uint32_t links, Worker* worker, const Arguments* launched = nullptr);
   void run(uint32_t index, Worker* worker);
   uint32_t next_task(Worker* worker);
   uint32_t take(Worker* worker);
@@ -290,7 +297,7 @@ class Executor {
   // record lock: everything here
   SpinLock record_lock_;
   uint64_t next_sequence_ = 1;
-  uint32_t free_chain_ = 0;
+  FreeSlots* free_chain_ = nullptr;  // owned, as is free_slots_
   uint32_t slots_used_ = 1;  // slot 0 means "none"
   Buffer* buffer_chain_ = nullptr;
   uint64_t next_buffer_id_ = 1;
@@ -308,7 +315,7 @@ class Executor {
   int64_t budget_tasks_ = 0, budget_bytes_ = 0;
 
   std::atomic<uint64_t> pushed_{0};
-  std::atomic<uint32_t> free_slots_{0};        // chain of finished slots
+  std::atomic<FreeSlots*> free_slots_{nullptr};  // chain of finished slots
   std::atomic<uint64_t> free_buffers_{0};      // chain of dead buffers (Buffer*)
 
   // workers

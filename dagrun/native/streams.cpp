@@ -71,8 +71,8 @@ void Streams::launch(uint32_t slot, Worker* worker) {
   for (auto [other, position] : arguments.stream->waits) wait_for(stream, other, position);
   std::vector<char*> data(task.body->operands.size());
   const int64_t refused_bytes = executor_.resolve(task.body, arguments.operands, data.data());
-  task.stream = stream;
-  task.position = ++streams_[stream].launched;
+  arguments.stream_index = stream;
+  arguments.position = ++streams_[stream].launched;
   launches_++;
   enqueue_task(stream, slot, std::move(data), refused_bytes);
   executor_.walk_launched(slot, worker);
@@ -172,7 +172,7 @@ void SimulatedStreams::main() {
       if (reached_.size() <= command.event / 64) reached_.resize(command.event / 64 + 1);
       reached_[command.event / 64] |= 1ULL << (command.event % 64);
     } else if (command.kind == Command::kTask) {
-      const uint64_t position = executor_.slot(command.slot).position;
+      const uint64_t position = executor_.arguments(command.slot).position;
       lock.unlock();
       executor_.execute(command.slot, command.data.data(), command.refused_bytes, worker, stream);
       executor_.hand_over(worker);

@@ -56,28 +56,27 @@ enum class State : uint8_t { kFree, kPending, kReady, kRunning, kLaunched, kDone
 constexpr uint32_t kClosed = 0xFFFFFFFF;  // head of a successor list that takes no more entries
 constexpr int kLinks = 4;                 // predecessors of a task beyond these go to link blocks
 
-// One slot. A link is (slot << 4 | k): entry k of a task's `next`, chained into a predecessor's successor list.
-struct Task {
+// One slot, one cache line: whoever finishes a task writes to tasks that lie anywhere, and each costs one line to move.
+// A link is (slot << 4 | k): entry k of a task's `next`, chained into a predecessor's successor list.
+struct alignas(64) Task {
   std::atomic<uint32_t> done_head{0};    // successors that need this task done
   std::atomic<uint32_t> launch_head{0};  // successors on streams: need it launched
   std::atomic<int32_t> pending{0};       // unsatisfied predecessors; kRecording on top while being recorded
-  std::atomic<uint32_t> next[kLinks] = {};  // owner: the recorder until linked, then whoever walks the list
+  std::atomic<uint32_t> next[kLinks] = {};  // written under the record lock, read by whoever walks the list
   uint8_t links = 0;
   Lane lane = kCompute;
   uint8_t flags = 0;
   std::atomic<State> state{State::kFree};
   uint16_t device = 0;
-  uint16_t stream = 0;                 // where it was launched
   bool holds_lane = false;             // a finished task passed its place on the lane on to this one
+  std::atomic<uint8_t> waited{0};      // somebody sleeps until this task is done
+  int32_t priority = 0;
   std::atomic<uint64_t> sequence{0};   // program order, from 1; tells a reused slot from the task once meant
   const Body* body = nullptr;
-  std::atomic<uint32_t> waited{0};     // somebody sleeps until this task is done
   uint32_t site = 0;                   // the user's line, interned; of a link block: the task it serves
   uint32_t link_blocks = 0;            // further links: chain of slots used as link blocks
-  int32_t priority = 0;
-  uint64_t position = 0;               // where in its stream it was launched, from 1
 };
-static_assert(sizeof(Task) <= 88, "a task must stay small");
+static_assert(sizeof(Task) == 64, "a task must stay in one cache line");
 
 enum TaskFlags : uint8_t { kLinkBlock = 1, kOwned = 2, kStreamed = 4, kHasArguments = 16 };
 
@@ -99,6 +98,8 @@ struct Arguments {
   uint64_t* scalars = nullptr;    // inline_scalars or from new[]
   void* callable = nullptr;       // PyObject*, owned, of Python tasks
   StreamInfo* stream = nullptr;   // owned, of streamed tasks
+  uint64_t position = 0;          // where in its stream such a task was launched, from 1
+  uint16_t stream_index = 0;      // that stream
 };
 
 // Why a task failed. Shared by every region it poisoned; the exception (a PyObject*) is given back through the engine.
