@@ -28,6 +28,7 @@ class Settings:
     shuffle_seed: int = 0  # not 0: ready tasks are taken in a seeded random order
     sim_seed: int = 1  # order in which the simulated device completes its work
     pin: bool = False  # bind worker i to core i
+    steer: bool = True  # wake workers on another core than the waking thread's (Linux)
     watchdog_seconds: float = 0.0  # not 0: print what waits for what when a wait makes no progress for so long
     exit_seconds: float = 10.0  # how long pending work is finished for at exit
     debug: int = 0  # 1: the engine's counters are printed at exit

@@ -70,6 +70,7 @@ def _defaults() -> dict[str, Any]:
         "shuffle_seed": s.shuffle_seed,
         "serial": s.engine == "serial",
         "pin": s.pin,
+        "steer": s.steer,
     }
 
 
@@ -91,7 +92,7 @@ def configure(**options: Any) -> dict[str, Any]:
     """Finishes all work and starts the engine anew with these options; returns the options in force before.
 
     Options: workers, max_inflight_tasks, max_inflight_bytes, spin_microseconds, inline_bytes, shuffle_seed, serial,
-    pin; what is not named keeps its value.
+    pin, steer; what is not named keeps its value.
     """
     global _options
     known = _defaults()

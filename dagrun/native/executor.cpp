@@ -136,8 +136,8 @@ bool Executor::stop(int64_t timeout_ms) {
   {
     std::lock_guard<std::mutex> guard(park_mutex_);
     end_workers_ = true;
+    for (Worker* worker : parked_) worker->wake.notify_one();
   }
-  park_cv_.notify_all();
   if (finished) {
     for (auto& thread : threads_) thread.join();
   } else {
@@ -146,7 +146,6 @@ bool Executor::stop(int64_t timeout_ms) {
   threads_.clear();
   if (finished) {
     sleepers_ = spinners_ = 0;
-    park_tickets_ = 0;
   }
   started_ = false;
   return finished;
@@ -1065,29 +1064,30 @@ bool Executor::work_available() {
 // sequentially consistent store before; a worker looks once more after it has announced its sleep.
 void Executor::notify() {
   if (sleepers_.load(std::memory_order_seq_cst) == 0 || spinners_.load(std::memory_order_seq_cst) > 0) return;
+  Worker* chosen;
   {
     std::lock_guard<std::mutex> guard(park_mutex_);
-    if (sleepers_.load(std::memory_order_relaxed) == 0) return;
-    park_tickets_++;
+    if (parked_.empty()) return;
+    const int here = settings_.steer && !settings_.pin ? current_core() : -1;
+    auto elsewhere = std::find_if(parked_.rbegin(), parked_.rend(), [here](Worker* w) { return w->core != here; });
+    auto place = elsewhere == parked_.rend() ? parked_.end() - 1 : elsewhere.base() - 1;
+    chosen = *place;
+    parked_.erase(place);
+    if (here >= 0) chosen->kept_off.begin(chosen->thread, here);
+    chosen->woken = true;
     sleepers_.fetch_sub(1, std::memory_order_seq_cst);
     spinners_.fetch_add(1, std::memory_order_seq_cst);  // the woken worker counts as looking from now on
   }
   wakeups_.fetch_add(1, std::memory_order_relaxed);
-  park_cv_.notify_one();
+  chosen->wake.notify_one();
 }
 
 void Executor::worker_main(Worker* worker, int core) {
   this_worker = worker;
+  worker->thread = pthread_self();
+  if (core >= 0) bind_to_core(core);
 #ifdef __linux__
-  if (core >= 0) {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    CPU_SET(core, &set);
-    pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
-  }
   pthread_setname_np(pthread_self(), ("dagrun " + std::to_string(worker->index)).c_str());
-#else
-  (void)core;
 #endif
   bool spinning = false;
   while (!end_workers_.load(std::memory_order_relaxed)) {
@@ -1125,11 +1125,16 @@ void Executor::worker_main(Worker* worker, int core) {
       spinning = true;
       continue;
     }
-    park_cv_.wait(lock, [this] { return park_tickets_ > 0 || end_workers_.load(std::memory_order_relaxed); });
-    if (park_tickets_ > 0) {
-      park_tickets_--;
-      spinning = true;  // notify counted it
+    worker->core = current_core();
+    parked_.push_back(worker);
+    worker->wake.wait(lock, [this, worker] { return worker->woken || end_workers_.load(std::memory_order_relaxed); });
+    if (!worker->woken) {  // the end: nobody may wake a thread that is gone
+      parked_.erase(std::find(parked_.begin(), parked_.end(), worker));
+      break;
     }
+    worker->woken = false;
+    worker->kept_off.end();
+    spinning = true;  // wake_worker counted it
   }
   flush_free(worker);
 }

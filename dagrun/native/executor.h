@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "allocator.h"
+#include "cores.h"
 #include "deque.h"
 #include "spinlock.h"
 #include "task.h"
@@ -88,6 +89,12 @@ struct alignas(64) Worker {
   uint64_t random = 0;
   std::string name;
   bool in_use = false;
+  // A pool worker asleep; under park_mutex_.
+  pthread_t thread;            // set before it first sleeps
+  std::condition_variable wake;
+  bool woken = false;
+  int core = -1;               // where it fell asleep
+  KeptOff kept_off;            // from notify until it runs
   std::vector<TraceEvent> events;                 // written by its thread; read when nothing runs
   alignas(64) std::atomic<uint64_t> done{0};      // tasks finished by this thread
   std::atomic<int64_t> pinned{0};                 // bytes that this thread's drops pinned, less what its finishes freed
@@ -102,6 +109,7 @@ struct Settings {
   uint64_t shuffle_seed = 0;             // not 0: ready tasks are taken in a seeded random order (tests)
   bool serial = false;                   // run each task on the recording thread before its push returns
   bool pin = false;                      // bind worker i to core i
+  bool steer = true;                     // wake a worker on another core than that of the thread that wakes it
 };
 
 // One task to record.
@@ -325,8 +333,7 @@ class Executor {
   std::mutex registry_mutex_;
   std::vector<std::thread> threads_;
   std::mutex park_mutex_;
-  std::condition_variable park_cv_;
-  uint64_t park_tickets_ = 0;
+  std::vector<Worker*> parked_;  // under park_mutex_; the last to fall asleep is the first to be woken
   std::atomic<int> sleepers_{0}, spinners_{0};
   std::atomic<bool> end_workers_{false}, paused_{false};
   std::atomic<uint64_t> wakeups_{0}, admission_waits_{0};

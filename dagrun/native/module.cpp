@@ -30,13 +30,13 @@ PyObject* none_or_error(bool good) {
 
 PyObject* start(PyObject*, PyObject* args, PyObject* kwargs) {
   Settings s;
-  int serial = 0, pin = 0;
+  int serial = 0, pin = 0, steer = 1;
   long long tasks = s.max_inflight_tasks, bytes = s.max_inflight_bytes, spin = s.spin_microseconds, inline_bytes = s.inline_bytes;
   unsigned long long seed = 0;
   static const char* names[] = {"workers", "max_inflight_tasks", "max_inflight_bytes", "spin_microseconds",
-                                "inline_bytes", "shuffle_seed", "serial", "pin", nullptr};
-  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i|LLLLKpp", const_cast<char**>(names), &s.workers, &tasks, &bytes, &spin,
-                                   &inline_bytes, &seed, &serial, &pin))
+                                "inline_bytes", "shuffle_seed", "serial", "pin", "steer", nullptr};
+  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i|LLLLKppp", const_cast<char**>(names), &s.workers, &tasks, &bytes, &spin,
+                                   &inline_bytes, &seed, &serial, &pin, &steer))
     return nullptr;
   if (s.workers < 1 || s.workers > 256) return PyErr_Format(PyExc_ValueError, "workers is %d, expected 1 to 256", s.workers);
   s.max_inflight_tasks = tasks;
@@ -46,6 +46,7 @@ PyObject* start(PyObject*, PyObject* args, PyObject* kwargs) {
   s.shuffle_seed = seed;
   s.serial = serial;
   s.pin = pin;
+  s.steer = steer;
   if (engine().started()) return PyErr_Format(PyExc_RuntimeError, "the engine runs already");
   engine().current_worker();
   engine().start(s);

@@ -176,6 +176,53 @@ inline void barriers(Random random) {
   });
 }
 
+// A worker that was woken away from the recorder's core may run on every core again that the process allows: all of
+// them, or one. Each push wakes one, since none spins.
+inline void cores([[maybe_unused]] Random random) {
+#ifdef __linux__
+  struct Seen {
+    cpu_set_t allowed;
+    std::atomic<int> others{0};
+  } seen;
+  Body body;
+  body.params = {reinterpret_cast<int64_t>(&seen)};
+  body.cost = 1 << 20;  // not for a thread that waits
+  body.function = [](char**, const int64_t* params, const uint64_t*, int64_t*) {
+    auto& seen = *reinterpret_cast<Seen*>(params[0]);
+    cpu_set_t own;
+    if (sched_getaffinity(0, sizeof(own), &own) || !CPU_EQUAL(&own, &seen.allowed)) seen.others++;
+    return 0;
+  };
+  Setup setup;
+  setup.settings.workers = random.pick({1, 2, 3});
+  setup.settings.spin_microseconds = 0;
+  setup.settings.steer = random.chance(80);
+  const bool one = random.chance(30);
+  std::thread([&] {  // the engine's threads are allowed what the thread that starts it is allowed
+    sched_getaffinity(0, sizeof(seen.allowed), &seen.allowed);
+    if (one) {
+      CPU_ZERO(&seen.allowed);
+      CPU_SET(sched_getcpu(), &seen.allowed);
+      sched_setaffinity(0, sizeof(seen.allowed), &seen.allowed);
+    }
+    with_engine(setup, [&](Engine& engine) {
+      for (int round = 0; round < 500; round++) {
+        Call call;
+        call.body = &body;
+        {
+          std::lock_guard<SpinLock> guard(engine.executor.record_lock());
+          engine.executor.push(call);
+        }
+        while (engine.executor.in_flight() > 0) sched_yield();
+        progress.beats++;
+      }
+      CHECK(engine.executor.stats().wakeups > 0, "no worker fell asleep");
+    });
+  }).join();
+  expect_equal(seen.others, 0, "tasks that were not allowed on all cores of the process");
+#endif
+}
+
 // Waits of all kinds race with the tasks they wait for, and with pauses.
 inline void waiters(Random random) {
   Setup setup;

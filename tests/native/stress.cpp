@@ -234,7 +234,7 @@ struct Scenario {
 constexpr Scenario kScenarios[] = {
     {"regions", regions, 1}, {"programs", programs, 24}, {"failing", failing, 24}, {"python", python, 12},
     {"simulated", simulated, 16}, {"recorders", recorders, 12}, {"serial", serial, 8}, {"apart", apart, 10},
-    {"graphs", graphs, 12}, {"bursts", bursts, 6}, {"barriers", barriers, 6}, {"waiters", waiters, 6},
+    {"graphs", graphs, 12}, {"bursts", bursts, 6}, {"barriers", barriers, 6}, {"cores", cores, 4}, {"waiters", waiters, 6},
     {"bounds", bounds, 8}, {"handles", handles, 8}, {"exports", exports, 12}, {"detaches", detaches, 4},
     {"memory", memory_limit, 4}, {"cycles", cycles, 4}, {"unfinished", unfinished_stop, 2},
     {"limits", changing_limits, 6}, {"watched", watched, 6},

@@ -51,9 +51,9 @@ _layouts: WeakValueDictionary[tuple, Layout] = WeakValueDictionary()
 
 def start(
     workers: int, max_inflight_tasks: int = 1 << 15, max_inflight_bytes: int = 1 << 28, spin_microseconds: int = 0,
-    inline_bytes: int = 2048, shuffle_seed: int = 0, serial: bool = False, pin: bool = False,
+    inline_bytes: int = 2048, shuffle_seed: int = 0, serial: bool = False, pin: bool = False, steer: bool = True,
 ) -> None:  # fmt: skip
-    """Starts the worker threads and the Python lane; Python threads neither spin nor are bound to cores."""
+    """Starts the worker threads and the Python lane; Python threads neither spin nor are placed on cores."""
     if not 1 <= workers <= 256:
         raise ValueError(f"workers is {workers}, expected 1 to 256")
     if executor.started:
