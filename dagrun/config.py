@@ -18,7 +18,7 @@ class Settings:
     engine: str = "async"  # "serial": every operation runs before its call returns, in program order
     core: str = "auto"  # "native", "python", or whichever is installed
     workers: int = 0  # worker threads for all CPU devices together; 0: one per core
-    cpu_lanes: int = 0  # compute tasks that one CPU device runs at a time; 0: as many as workers
+    cpu_lanes: int = 0  # compute tasks that one CPU device runs at a time; 0: no bound
     max_inflight_tasks: int = 1 << 15  # recorded and unfinished; 0: no bound
     max_inflight_bytes: int = 1 << 28  # memory that finishing what is in flight will free; 0: no bound
     device_memory_bytes: int = 0  # most that one CPU or sim device may hold; 0: what the machine gives

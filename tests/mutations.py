@@ -132,5 +132,5 @@ MUTATIONS = [
         "  if (auto failure = executor.poison_of(handle->buffer, region)) {",
         "  if (auto failure = std::shared_ptr<Failure>()) {",
     ),
-    Mutation("nobody wakes a sleeping worker", "executor.cpp", "  park_cv_.notify_one();", "  ;"),
+    Mutation("nobody wakes a sleeping worker", "executor.cpp", "  chosen->wake.notify_one();", "  ;"),
 ]

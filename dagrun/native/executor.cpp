@@ -90,7 +90,7 @@ void Executor::set_lane_limit(Device* device, Lane lane, int limit) {
   {
     std::lock_guard<SpinLock> guard(bound.lock);
     bound.limit = limit;
-    if (limit < settings_.workers) bound.bounded = true;  // until the next start: what was counted must be counted down
+    if (limit < kUnbounded) bound.bounded = true;  // until the next start: what was counted must be counted down
     for (; bound.running < limit && !bound.backlog.empty(); bound.running++) admitted.push_back(pop_backlog(bound));
   }
   for (uint32_t index : admitted) {
@@ -105,7 +105,7 @@ void Executor::start(const Settings& settings) {
   stopping = false;
   shuffle_random_ = settings.shuffle_seed * 0x9E3779B97F4A7C15ULL + 1;
   for (int i = 0; i < device_count(); i++) {
-    for (LaneBound& bound : device(i)->lanes) bound.bounded = bound.limit < settings.workers;
+    for (LaneBound& bound : device(i)->lanes) bound.bounded = bound.limit < kUnbounded;
   }
   for (int i = 0; i < settings.workers; i++) {
     std::lock_guard<std::mutex> guard(registry_mutex_);
@@ -784,7 +784,9 @@ void Executor::make_ready(uint32_t index, Worker* worker) {
   const bool owned = task.flags & kOwned;  // not to be read once its owner may run it
   move(task, State::kReady);
   if (owned) {  // the recording thread runs it; another thread's task may be what it waited for
-    if (waiting_.load(std::memory_order_seq_cst) > 0) wake_waiters();
+    // Written, not only read: either this sees the thread that is about to sleep, or that one, which writes it too and then
+    // looks at the state, sees the state (see wait_ready).
+    if (waiting_.fetch_add(0, std::memory_order_acq_rel) > 0) wake_waiters();
     return;
   }
   if (task.lane == kPython) {
@@ -925,7 +927,8 @@ void Executor::run(uint32_t index, Worker* worker) {
   Task& task = slot(index);
   Device* device = devices_[task.device].get();
   const Lane lane = task.lane;
-  const bool bounded = device->lanes[lane].bounded && !(task.flags & kStreamed);
+  // The serial engine's threads run their tasks themselves, before anything that follows: no lane turns them away.
+  const bool bounded = device->lanes[lane].bounded && !(task.flags & (kStreamed | kOwned));
   if (bounded && !task.holds_lane && !acquire_lane(index)) return;
   move(task, State::kRunning);
   if (task.flags & kStreamed) {
@@ -955,21 +958,15 @@ bool Executor::acquire_lane(uint32_t index) {
     bound.running++;
     return true;
   }
-  bound.backlog.push_back(index);
+  bound.backlog.push_back({task.priority, task.sequence.load(std::memory_order_relaxed), index});
+  std::push_heap(bound.backlog.begin(), bound.backlog.end());
   return false;
 }
 
 // The most urgent, then the earliest; it has its place on the lane from here on. Under the bound's lock.
 uint32_t Executor::pop_backlog(LaneBound& bound) {
-  size_t first = 0;
-  for (size_t i = 1; i < bound.backlog.size(); i++) {
-    const Task &a = slot(bound.backlog[i]), &b = slot(bound.backlog[first]);
-    if (a.priority != b.priority ? a.priority > b.priority
-                                 : a.sequence.load(std::memory_order_relaxed) < b.sequence.load(std::memory_order_relaxed))
-      first = i;
-  }
-  const uint32_t index = bound.backlog[first];
-  bound.backlog[first] = bound.backlog.back();
+  std::pop_heap(bound.backlog.begin(), bound.backlog.end());
+  const uint32_t index = bound.backlog.back().slot;
   bound.backlog.pop_back();
   slot(index).holds_lane = true;
   return index;
@@ -1050,7 +1047,7 @@ uint32_t Executor::take(Worker* worker) {
 }
 
 bool Executor::work_available() {
-  if (paused_.load(std::memory_order_relaxed)) return false;
+  if (paused_.load(std::memory_order_seq_cst)) return false;  // resume clears it, then looks for sleepers
   if (ordered_count_.load(std::memory_order_seq_cst) > 0 || shuffled_count_.load(std::memory_order_seq_cst) > 0) return true;
   if (!injected_.empty()) return true;
   const int count = worker_count_.load(std::memory_order_acquire);
@@ -1177,7 +1174,7 @@ void Executor::hand_over(Worker* worker) {
 void Executor::pause() { paused_ = true; }
 
 void Executor::resume() {
-  if (!paused_.exchange(false)) return;
+  if (!paused_.load(std::memory_order_seq_cst) || !paused_.exchange(false)) return;
   notify();
   { std::lock_guard<std::mutex> guard(python_mutex_); }
   python_cv_.notify_all();
@@ -1267,7 +1264,6 @@ bool Executor::wait_ready(TaskName name, const std::function<bool()>& poll) {
 
 void Executor::run_owned(TaskName name) {
   Worker* self = current_worker();
-  slot(name.slot).flags &= ~kOwned;
   if (slot(name.slot).lane == kPython) {
     run_python(name.slot);
     return;

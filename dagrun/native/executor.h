@@ -27,13 +27,25 @@ namespace dagrun {
 
 class Streams;
 
-// How many tasks of one lane kind a device runs at once.
+// An entry of a heap whose top is the most urgent task, the earliest in program order among equals.
+struct Urgent {
+  int32_t priority;
+  uint64_t sequence;
+  uint32_t slot;
+  bool operator<(const Urgent& other) const {
+    return priority != other.priority ? priority < other.priority : sequence > other.sequence;
+  }
+};
+
+constexpr int kUnbounded = 1 << 30;
+
+// How many tasks of one lane kind a device runs at once, on whatever threads: workers and those that help while they wait.
 struct LaneBound {
   SpinLock lock;
-  int limit = 1 << 30;
-  std::atomic<bool> bounded{false};  // tasks are counted: the limit is, or was since the start, below the workers
+  int limit = kUnbounded;
+  std::atomic<bool> bounded{false};  // tasks are counted: there is a limit, or was one since the start
   int running = 0;
-  std::vector<uint32_t> backlog;  // ready, waiting for the lane; the earliest in program order goes first
+  std::vector<Urgent> backlog;  // a heap: ready, waiting for the lane
 };
 
 struct Device {
@@ -192,8 +204,11 @@ class Executor {
   // ---- wait
   bool is_done(TaskName name) {
     Task& task = slot(name.slot);
-    return task.sequence.load(std::memory_order_acquire) != name.sequence ||
-           task.done_head.load(std::memory_order_acquire) == kClosed;
+    // The list first: an open one of a later task in this slot, once seen, brings that task's number with it. Sequentially
+    // consistent for a thread that has set `waited` and is about to sleep: `finish` closes the list, then looks at `waited`,
+    // so at least one of the two sees the other.
+    return task.done_head.load(std::memory_order_seq_cst) == kClosed ||
+           task.sequence.load(std::memory_order_acquire) != name.sequence;
   }
   // poll runs about every 20 ms and when Python work is ready; it returns false to give up.
   bool wait_task(TaskName name, const std::function<bool()>& poll);
@@ -201,7 +216,9 @@ class Executor {
   bool wait_ready(TaskName name, const std::function<bool()>& poll);  // serial engine: predecessors of other threads
   void run_owned(TaskName name);                                      // serial engine: run it here
   int64_t in_flight();
-  void pause();   // lanes take no further task until something waits (tests: lets the ready set grow)
+  // Lanes take no further task until something waits (tests: lets the ready set grow). A worker that is about to take one
+  // may still do so.
+  void pause();
   void resume();
 
   // ---- python lane
@@ -340,14 +357,6 @@ class Executor {
 
   // Tasks with a priority and long ones: most urgent first, then program order. Short ones go through the deques.
   static constexpr int64_t kOrderedBytes = 1 << 16;
-  struct Urgent {
-    int32_t priority;
-    uint64_t sequence;
-    uint32_t slot;
-    bool operator<(const Urgent& other) const {
-      return priority != other.priority ? priority < other.priority : sequence > other.sequence;
-    }
-  };
   void push_ordered(const Urgent& entry);
   uint32_t pop_ordered(const Urgent& unless_before);
   SpinLock ordered_lock_;

@@ -110,6 +110,70 @@ inline void changing_limits(Random random) {
   });
 }
 
+// A lane's bound holds for the threads that help while they wait, too. One task waits until as many run at once as the
+// bound allows, so that the lane is full for sure.
+inline void full_lanes(Random random) {
+  struct Lane {
+    std::atomic<int> running{0}, most{0};
+    int limit = 0;
+  } lane;
+  Body body;
+  body.params = {reinterpret_cast<int64_t>(&lane)};
+  body.function = [](char**, const int64_t* params, const uint64_t*, int64_t*) {
+    auto& lane = *reinterpret_cast<Lane*>(params[0]);
+    const int running = ++lane.running;
+    int most = lane.most;
+    while (running > most && !lane.most.compare_exchange_weak(most, running)) {}
+    while (lane.most < lane.limit) sched_yield();
+    sched_yield();  // the others get the chance to be one too many
+    --lane.running;
+    return 0;
+  };
+  Setup setup;
+  setup.settings.workers = random.pick({1, 2, 4});
+  setup.settings.max_inflight_tasks = 0;
+  setup.lane_limit = lane.limit = setup.settings.workers;
+  with_engine(setup, [&](Engine& engine) {
+    for (int round = 0; round < 20; round++) {
+      engine.executor.pause();
+      push_some(engine, body, 200);
+      in_threads(3, [&](int) { engine.wait_all(); });
+      expect_equal(lane.most, lane.limit, "tasks of one lane at once");
+    }
+  });
+}
+
+// The serial engine's threads have run their tasks when they go on, whatever the lane's bound.
+inline void serial_lanes(Random random) {
+  Setup setup;
+  setup.settings.serial = true;
+  setup.settings.workers = 2;
+  setup.lane_limit = random.pick({1, 2});
+  std::atomic<int64_t> count{0};
+  Body body = counting_body(count);
+  body.function = [](char**, const int64_t* params, const uint64_t*, int64_t*) {
+    sched_yield();
+    ++*reinterpret_cast<std::atomic<int64_t>*>(params[0]);
+    return 0;
+  };
+  with_engine(setup, [&](Engine& engine) {
+    in_threads(4, [&](int) {
+      for (int i = 0; i < 200; i++) {
+        Call call;
+        call.body = &body;
+        TaskName name;
+        {
+          std::lock_guard<SpinLock> guard(engine.executor.record_lock());
+          name = engine.executor.push(call);
+        }
+        engine.executor.run_owned(name);
+        CHECK(engine.executor.is_done(name), "a task of the serial engine is not done when its thread goes on");
+      }
+    });
+    expect_equal(count, 800, "tasks that ran");
+  });
+}
+
 // Somebody looks on while it runs: the watchdog's view, statistics, and a trace switched on and off.
 inline void watched(Random random) {
   Setup setup;
