@@ -12,7 +12,15 @@ from dagrun.array import Array, asarray, extend, is_weak
 from dagrun.core import device_index
 from dagrun.ops.elementwise import cast_into, check_writable, copied, fits, record
 from dagrun.ops.gathering import dense_shape, scatter_bodies, walk_of_indices
-from dagrun.ops.indexing import Selection, basic_key, basic_view, explain_index, gather, indices_first, selection
+from dagrun.ops.indexing import (
+    basic_key,
+    basic_view,
+    check_indices,
+    explain_index,
+    gather,
+    indices_first,
+    selection,
+)
 from dagrun.ops.promotion import check_fits
 from dagrun.ops.selection import WHERE
 from dagrun.record import Body, Gradients, Operator, apply, common_device
@@ -108,12 +116,6 @@ def setitem(x: Array, key: Any, value: Any) -> None:
     value = value.astype(x.dtype, copy=False)
     inputs = tuple(copied(array) if array._buffer == x._buffer else array for array in (value, *chosen.arrays))
     _put(view, inputs[0], inputs[1:], chosen.axes, chosen.place, chosen.names)
-
-
-def check_indices(chosen: Selection) -> None:
-    """Raises what NumPy would for a selection without elements, which leaves nothing that could be waited for."""
-    probe = np.broadcast_to(np.empty((), np.bool_), chosen.view.shape)
-    indices_first(np, probe, chosen.axes)[tuple(index.numpy(copy=False) for index in chosen.arrays)]
 
 
 def _fitting(value: Array, shape: tuple[int, ...]) -> Array:
