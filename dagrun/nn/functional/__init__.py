@@ -2,6 +2,7 @@
 
 from dagrun.nn.functional.activations import *  # noqa: F403
 from dagrun.nn.functional.attention import multi_head_attention, scaled_dot_product_attention
+from dagrun.nn.functional.convolution import conv1d, conv2d, conv_transpose2d, fold, unfold
 from dagrun.nn.functional.ctc import ctc_loss
 from dagrun.nn.functional.linear import bilinear, linear
 from dagrun.nn.functional.losses import (
