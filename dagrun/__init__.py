@@ -10,6 +10,7 @@
 Layers, each importing only from below:
 
     cli  viz                tools for people: commands, graphs, profiles
+    optim                   optimizers, schedules, clipping, loss scaling
     parallel                many devices: ring all-reduce
     nn                      modules: layers, losses, initialisers
     autodiff                gradients: the reverse walk over recorded operations
@@ -36,6 +37,7 @@ from dagrun.errors import DagrunError, DeviceError, OperationError
 from dagrun.ops import *  # noqa: F403
 from dagrun.ops import random as random
 
+_PACKAGES = ("optim",)  # loaded on first use
 _PICTURES = ("Graph", "Profile", "graph", "profile")  # networkx and graphviz are loaded on first use
 _PACKAGES = ("nn",)  # imported on first use
 
@@ -69,6 +71,8 @@ def __getattr__(name: str) -> _Any:
         from dagrun import viz
 
         return getattr(viz, name)
+    if name in _PACKAGES:
+        return _import_module(f"dagrun.{name}")
     raise AttributeError(f"module 'dagrun' has no attribute {name!r}")
 
 
