@@ -11,10 +11,9 @@ Layers, each importing only from below:
 
     cli  examples  viz      tools for people: commands, programs, graphs, profiles
     models                  networks by name
-    train                   a trainer, metrics, checkpoints
-    parallel                many devices: all-reduce, replicas, data parallelism
-    data                    datasets, samplers, loaders, record files
-    optim                   optimizers, schedules, clipping, loss scaling
+    train                   the trainer, its callbacks, metrics, checkpoints
+    parallel                many devices: collectives, data and model parallel training, the key-value store
+    data  optim             datasets and loaders; optimizers, schedules, clipping, loss scaling
     nn                      modules: layers, losses, initialisers
     autodiff                gradients: the reverse walk over recorded operations
     ops -> array -> record  operators and their user functions; handles; the one place a task is made
@@ -30,7 +29,6 @@ from typing import Any as _Any
 from dagrun import autodiff as _autodiff
 from dagrun import backends as backends
 from dagrun import ops as _ops
-from dagrun import parallel as parallel
 from dagrun._version import __version__ as __version__
 from dagrun.array import Array, asarray
 from dagrun.autodiff import *  # noqa: F403
@@ -40,7 +38,8 @@ from dagrun.errors import DagrunError, DeviceError, OperationError
 from dagrun.ops import *  # noqa: F403
 from dagrun.ops import random as random
 
-_PACKAGES = ("data", "models", "nn", "optim", "train")  # loaded on first use, so that `import dagrun` stays fast
+# Imported on first use, so that `import dagrun` stays fast.
+_PACKAGES = ("data", "models", "nn", "optim", "parallel", "train")
 _PICTURES = ("Graph", "Profile", "graph", "profile")  # networkx and graphviz are loaded on first use
 
 __all__ = [
@@ -56,7 +55,6 @@ __all__ = [
     "engine",
     "engine_stats",
     "memory_stats",
-    "parallel",
     "random",
     "wait",
     *_PACKAGES,

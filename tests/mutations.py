@@ -77,13 +77,13 @@ MUTATIONS = [
     Mutation(
         "no wait for what was launched before the edge",
         "executor.cpp",
-        "streams->note_wait(arguments(index).stream, from.stream, from.position);",
+        "streams->note_wait(arguments(index).stream, launched.stream_index, launched.position);",
         ";",
     ),
     Mutation(
         "a task is enqueued without what launched before it",
         "executor.cpp",
-        "if (launched) arguments(index).stream->waits.emplace_back(launched->stream, launched->position);",
+        "if (launched) arguments(index).stream->waits.emplace_back(launched->stream_index, launched->position);",
         "(void)launched;",
     ),
     Mutation(

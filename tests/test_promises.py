@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import dagrun as dr
-from dagrun.core import memory_stats, native
+from dagrun.core import memory_stats, native, tracing
 from dagrun.errors import OperationError
 
 
@@ -27,6 +27,20 @@ def run_program(text: str, **environment: str) -> subprocess.CompletedProcess[st
         timeout=60,
         env={**os.environ, "PYTHONWARNINGS": "ignore::DeprecationWarning", **environment},
     )
+
+
+# ---- 1: serial values
+
+
+def test_1_column_blocks_that_share_a_column_are_ordered() -> None:
+    """Wherever the one begins: the later block left or right of the earlier one."""
+    x = dr.zeros((4, 6))
+    for earlier, later in ((slice(1, 3), slice(2, 4)), (slice(2, 4), slice(1, 3))):
+        with tracing() as records:
+            x[:, earlier] += 1
+            x[:, later] *= 2
+        assert [before for before, _ in records[1].predecessors if before == records[0].sequence]
+    assert x.numpy()[0].tolist() == [0, 2, 6, 1, 0, 0]
 
 
 # ---- 2: asynchrony

@@ -291,8 +291,8 @@ bool Executor::add_edge(uint32_t index, const AccessRecord& record, EdgeKind kin
     if (link(index, record.task, true)) {
       edges++;
     } else if (from.done_head.load(std::memory_order_acquire) != kClosed) {
-      streams->note_wait(arguments(index).stream, arguments(record.task).stream_index,
-                         arguments(record.task).position);  // launched already, not done
+      const Arguments& launched = arguments(record.task);  // and not done
+      streams->note_wait(arguments(index).stream, launched.stream_index, launched.position);
     }
     return true;
   }

@@ -15,7 +15,18 @@ from dagrun.core import device_index, native
 from dagrun.ops.elementwise import MOST_PLANS
 from dagrun.ops.gathering import dense_shape, gather_bodies, walk_along, walk_of_indices
 from dagrun.ops.manipulation import normal_axis
-from dagrun.record import SELECTED, Body, Known, Operator, apply, common_device, layout, signature_for, submit
+from dagrun.record import (
+    SELECTED,
+    Body,
+    Gradients,
+    Known,
+    Operator,
+    apply,
+    common_device,
+    layout,
+    signature_for,
+    submit,
+)
 
 # ---- basic indexing: integers, slices, None and ... select a view
 
@@ -202,10 +213,18 @@ def getitem(x: Array, key: Any, /) -> Array:
     if frozen is not None:
         final, offset = _selected(x._layout, frozen)
         return native.view(x, final, x._offset + offset, SELECTED, basic_view, frozen)
-    if type(key) is Array and key.dtype.kind == "i" and x.ndim and x.device is key.device:
-        return _take(x, (key,), (0,), 0, (0,))
+    if type(key) is Array and key.dtype.kind == "i" and x.size and x.ndim and x.device is key.device:
+        return gather(x, (key,), (0,), 0, (0,))
     chosen = selection(x, key)
-    return _take(chosen.view, chosen.arrays, chosen.axes, chosen.place, chosen.names)
+    if 0 in chosen.shape and any(index.size for index in chosen.arrays):
+        check_indices(chosen)  # NumPy looks at all indices, the native body at those that select something
+    return gather(chosen.view, chosen.arrays, chosen.axes, chosen.place, chosen.names)
+
+
+def check_indices(chosen: Selection) -> None:
+    """Raises what NumPy would for a selection without elements, which leaves nothing that could be waited for."""
+    probe = np.broadcast_to(np.empty((), np.bool_), chosen.view.shape)
+    indices_first(np, probe, chosen.axes)[tuple(index.numpy(copy=False) for index in chosen.arrays)]
 
 
 # ---- take
@@ -244,7 +263,8 @@ def _lower_take(
     return gather_bodies(outputs[0], x, indices, walk_of_indices(x, indices, axes, place, names))
 
 
-TAKE = Operator("take", _infer_take, _compute_take, _lower_take, explain_index)
+TAKEN, TAKEN_ALONG = Gradients(), Gradients()  # their rules need the adjoints: see `ops.scattering`
+TAKE = Operator("take", _infer_take, _compute_take, _lower_take, explain_index, TAKEN)
 
 
 @lru_cache(MOST_PLANS)
@@ -252,7 +272,8 @@ def _take_plan(layouts: tuple[Any, ...], axes: tuple[int, ...], place: int, name
     return signature_for(TAKE, layouts, attributes=(("axes", axes), ("place", place), ("names", names)))
 
 
-def _take(x: Array, indices: tuple[Array, ...], axes: tuple[int, ...], place: int, names: tuple[int, ...]) -> Array:
+def gather(x: Array, indices: tuple[Array, ...], axes: tuple[int, ...], place: int, names: tuple[int, ...]) -> Array:
+    """The operator `take`: elements at indices into `axes`, the indices' dimensions at `place`."""
     layouts = (x._layout, *(index._layout for index in indices))
     return submit(_take_plan(layouts, axes, place, names), (x, *indices), device_index(x.device))
 
@@ -280,7 +301,7 @@ def take(x: Any, indices: Any, /, axis: int | None = None) -> Array:
     if axis is None:
         x, axis = x.reshape(-1), 0
     index, place = integers(indices, x, "take"), normal_axis(axis, x.ndim, "take")
-    return _take(x, (index,), (place,), place, (place,))
+    return gather(x, (index,), (place,), place, (place,))
 
 
 def _infer_along(inputs: Sequence[Any], scalars: Sequence[Any], *, axis: int) -> Any:
@@ -299,6 +320,7 @@ TAKE_ALONG = Operator(
     lambda xp, x, indices, axis: xp.take_along_axis(x, indices, axis),
     _lower_along,
     explain_index,
+    TAKEN_ALONG,
 )
 
 

@@ -69,17 +69,17 @@ def test_it_is_a_ring_of_ordinary_tasks() -> None:
 
 
 def test_one_slow_device_holds_up_only_what_needs_it() -> None:
-    entered, gate = threading.Event(), threading.Event()
+    started, gate = threading.Event(), threading.Event()
 
     @dr.custom_op
     def late(x: np.ndarray) -> np.ndarray:
-        entered.set()
+        started.set()
         assert gate.wait(60)
         return x
 
     a, b = dr.ones(1000, device="cpu:0"), late(dr.ones(1000, device="cpu:1"))
     totals = dr.parallel.all_reduce([a, b])
-    assert entered.wait(60)  # or this thread, which helps while it waits, might take it
+    assert started.wait(60)  # else this thread, which helps while it waits, may take the slow task itself
     other = (a * 3).numpy()
     gate.set()
     assert other.sum() == 3000 and totals[0].numpy().sum() == 2000
