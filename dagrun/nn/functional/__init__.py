@@ -25,3 +25,13 @@ from dagrun.nn.functional.losses import (
     smooth_l1_loss,
     triplet_margin_loss,
 )
+from dagrun.nn.functional.pooling import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    adaptive_max_pool1d,
+    adaptive_max_pool2d,
+    avg_pool1d,
+    avg_pool2d,
+    max_pool1d,
+    max_pool2d,
+)
