@@ -35,4 +35,5 @@ from dagrun.nn.pooling import (
     MaxPool1d,
     MaxPool2d,
 )
+from dagrun.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from dagrun.nn.summary import summary

@@ -4,6 +4,7 @@ from dagrun.nn.functional.activations import *  # noqa: F403
 from dagrun.nn.functional.attention import multi_head_attention, scaled_dot_product_attention
 from dagrun.nn.functional.ctc import ctc_loss
 from dagrun.nn.functional.linear import bilinear, linear
+from dagrun.nn.functional.recurrent import recurrent
 from dagrun.nn.functional.losses import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
