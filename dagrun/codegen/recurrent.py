@@ -1,7 +1,7 @@
 """Kernels for one step of a recurrent layer: everything but the products, forward and backward.
 
-Operands (`data`) are tables (rows, columns) whose columns are contiguous; those of several gates hold one such table for
-each gate, `gate` bytes apart. Params, int64 words: 0 columns, 1 rows, 2 gate, 3.. the bytes from row to row of each
+Operands (`data`) are tables (rows, columns) whose columns are contiguous; those of several gates hold one such table
+for each gate, `gate` bytes apart. Params, int64 words: 0 columns, 1 rows, 2 gate, 3.. the bytes from row to row of each
 operand (0: the same row for all). Results may be the memory of inputs at the same place.
 """
 

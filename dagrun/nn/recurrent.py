@@ -120,9 +120,7 @@ class LSTM(_Recurrent):
     ) -> None:  # fmt: skip
         if proj_size:
             raise NotImplementedError("LSTM: proj_size is not there")
-        super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype
-        )
+        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype)
 
     def forward(self, input: Array, hx: Sequence[Array] | None = None) -> tuple[Array, tuple[Array, Array]]:
         h0, c0 = (None, None) if hx is None else hx
@@ -143,9 +141,7 @@ class GRU(_Recurrent):
         self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = False,
         dropout: float = 0.0, bidirectional: bool = False, device: Any = None, dtype: Any = None,
     ) -> None:  # fmt: skip
-        super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype
-        )
+        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype)
 
     def forward(self, input: Array, hx: Array | None = None) -> tuple[Array, Array]:
         y, h, _ = self._run(input, hx, None)
@@ -162,9 +158,7 @@ class RNN(_Recurrent):
     ) -> None:  # fmt: skip
         self.__dict__["cell"] = _rnn_cell(nonlinearity)
         self.__dict__["nonlinearity"] = nonlinearity
-        super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype
-        )
+        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype)
 
     def forward(self, input: Array, hx: Array | None = None) -> tuple[Array, Array]:
         y, h, _ = self._run(input, hx, None)

@@ -21,7 +21,9 @@ from dagrun.record.tape import Call, attach
 
 OPERANDS = ("x", "w_ih", "w_hh", "b_ih", "b_hh", "h0", "c0")
 RESULTS = ("y", "h", "c", "cs", "kept", "wx", "wh")
-ROWS = 256  # of a product over all steps: pieces of so many rows start the first steps early and keep several lanes busy
+ROWS = (
+    256  # of a product over all steps: pieces of so many rows start the first steps early and keep several lanes busy
+)
 
 
 def _product(left: Array, right: Array) -> Array:
@@ -82,8 +84,8 @@ def _forward(
     given = _product(ops.reshape(x, (steps * rows, width)), ops.matrix_transpose(wx))
     zeros = ops.zeros((rows, units), dtype=x.dtype, device=x.device)
     none = ops.zeros((kind.gates * units,), dtype=x.dtype, device=x.device)
-    b_ih, b_hh = (none if b is None else arrange(b, kind.gates, pieces) for b in (b_ih, b_hh))
-    biases = (b_hh, b_ih) if cell == "gru" else (b_ih + b_hh,)
+    of_x, of_state = (none if b is None else arrange(b, kind.gates, pieces) for b in (b_ih, b_hh))
+    biases = (of_state, of_x) if cell == "gru" else (of_x + of_state,)
     states = [zeros if state is None else _rows(state) for state in ((h0, c0) if kind.has_c else (h0,))]
     given = ops.reshape(given, (steps, rows, kind.gates * units))
     y, *more = native_steps.forward(cell, given, *biases, _rows(wh), *states)
