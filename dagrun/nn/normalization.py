@@ -68,7 +68,7 @@ class _BatchNorm(_Affine):
             if self.momentum is None:
                 momentum = 1.0 / self.num_batches_tracked.item()
         use_batch = self.training or self.running_mean is None
-        keep = self.training and self.track_running_stats or not use_batch
+        keep = (self.training and self.track_running_stats) or not use_batch
         return F.batch_norm(
             input, self.running_mean if keep else None, self.running_var if keep else None, self.weight, self.bias,
             use_batch, momentum, self.eps,
