@@ -10,13 +10,25 @@ optimizer.py holds what all share; each rule stands once, as a formula, in the f
 """
 
 from dagrun.optim.adam import Adam, AdamW, NAdam
+from dagrun.optim.adaptive import Adadelta, Adagrad, RMSprop, Rprop
+from dagrun.optim.clipping import clip_grad_norm_, clip_grad_value_
+from dagrun.optim.lamb import LAMB
 from dagrun.optim.optimizer import Optimizer
+from dagrun.optim.scaling import LossScaler
 from dagrun.optim.sgd import SGD
 
 __all__ = [
+    "LAMB",
     "SGD",
+    "Adadelta",
+    "Adagrad",
     "Adam",
     "AdamW",
+    "LossScaler",
     "NAdam",
     "Optimizer",
+    "RMSprop",
+    "Rprop",
+    "clip_grad_norm_",
+    "clip_grad_value_",
 ]
