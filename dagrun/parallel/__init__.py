@@ -3,11 +3,15 @@
 from dagrun.parallel import compression
 from dagrun.parallel.buckets import exchange
 from dagrun.parallel.collectives import all_gather, broadcast, ordered_all_reduce, reduce_scatter
+from dagrun.parallel.data_parallel import DataParallel
 from dagrun.parallel.kvstore import KVStore
+from dagrun.parallel.replicas import Replicas
 from dagrun.parallel.ring import all_reduce
 
 __all__ = [
+    "DataParallel",
     "KVStore",
+    "Replicas",
     "all_gather",
     "all_reduce",
     "broadcast",
