@@ -44,7 +44,14 @@ def fit(g: Any, like: Any, name: str) -> Any:
 def _collect(node: Node, name: str, create_graph: bool) -> Any:
     """What a rule reads under a name."""
     assert node.saved is not None
-    value, version = node.saved[name]
+    kept = node.saved[name]
+    if type(kept) is list:
+        return tuple(_restore(node, name, x, version, create_graph) for x, version in kept)
+    value, version = kept
+    return _restore(node, name, value, version, create_graph)
+
+
+def _restore(node: Node, name: str, value: Any, version: int, create_graph: bool) -> Any:
     if type(value) is not Array:
         return value
     if value._version != version:

@@ -12,19 +12,14 @@ from typing import Any
 
 from dagrun import ops
 from dagrun.array import Array
-from dagrun.autodiff.modes import no_grad
 from dagrun.core import native
 from dagrun.record import layout
 from dagrun.record.gradients import Gradients
-from dagrun.record.tape import SELECTED, STRIDED, WRITTEN, Call, attach
+from dagrun.record.tape import SELECTED, STRIDED, WRITTEN, Call, composed
 
 
 def _operation(name: str, run: Callable[..., Array], gradients: Gradients, x: Array, **attributes: Any) -> Array:
-    with no_grad():
-        y = run(x, **attributes)
-    if native.gradients() and x.requires_grad:
-        attach(name, gradients, (x,), y, Call(attributes, (x._layout,), (y._layout,), x.device))
-    return y
+    return composed(name, gradients, run, (x,), **attributes)
 
 
 def _view(flat: Array, view: Any, offset: int) -> Array:

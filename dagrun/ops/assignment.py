@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,10 @@ from dagrun.array import Array, asarray, extend, is_weak
 from dagrun.core import device_index
 from dagrun.ops.elementwise import cast_into, check_writable, copied, fits, record
 from dagrun.ops.gathering import dense_shape, scatter_bodies, walk_of_indices
-from dagrun.ops.indexing import Selection, basic_key, basic_view, explain_index, indices_first, selection
+from dagrun.ops.indexing import Selection, basic_key, basic_view, explain_index, gather, indices_first, selection
 from dagrun.ops.promotion import check_fits
 from dagrun.ops.selection import WHERE
-from dagrun.record import Body, Operator, apply, common_device
+from dagrun.record import Body, Gradients, Operator, apply, common_device
 
 
 def values_first(xp: Any, target: Any, indices: Sequence[Any], values: Any, axes: tuple[int, ...], place: int) -> Any:
@@ -37,8 +38,40 @@ def _lower_set(
     return scatter_bodies("put", outputs[0], values, indices, walk_of_indices(outputs[0], indices, axes, place, names))
 
 
+def _put(target: Array, values: Array, indices: Sequence[Array], axes: Any, place: int, names: Any) -> None:
+    attributes = (("axes", axes), ("place", place), ("names", names))
+    apply(SET, (values, *indices), device_index(target.device), outputs=(target,), attributes=attributes)
+
+
+def _kept_gradient(g: Any, indices: tuple[Any, ...], call: Any, xp: Any) -> Any:
+    """That of the target before: nothing where elements were assigned."""
+    rest = xp.copy(g)
+    _put(rest, xp.zeros((), dtype=g.dtype, device=g.device), indices, call["axes"], call["place"], call["names"])
+    return rest
+
+
+def _value_gradient(g: Any, indices: tuple[Any, ...], call: Any, xp: Any) -> Any:
+    """That of the value: nothing where a later element was assigned to the same place."""
+    axes, place = call["axes"], call["place"]
+    taken = gather(g, indices, axes, place, call["names"])
+    shape = np.broadcast_shapes(*(index.shape for index in indices))
+    order = xp.arange(prod(shape), device=g.device).reshape(shape)
+    last = xp.empty([g.shape[axis] for axis in axes], dtype=order.dtype, device=g.device)
+    own = tuple(range(len(axes)))
+    _put(last, order, indices, own, 0, own)
+    stays = xp.equal(gather(last, indices, own, 0, own), order)
+    return xp.where(stays.reshape(*shape, *(1,) * (taken.ndim - place - len(shape))), taken, 0.0)
+
+
+# Gradients: of equal indices the last assignment counts, as for values.
 SET = Operator(
-    "setitem", lambda inputs, scalars, **attributes: (), _compute_set, _lower_set, explain_index, updates=True
+    "setitem",
+    lambda inputs, scalars, **attributes: (),
+    _compute_set,
+    _lower_set,
+    explain_index,
+    Gradients(_kept_gradient, _value_gradient, operands=("a", "b", "*indices")),
+    updates=True,
 )
 
 
@@ -74,8 +107,7 @@ def setitem(x: Array, key: Any, value: Any) -> None:
         return
     value = value.astype(x.dtype, copy=False)
     inputs = tuple(copied(array) if array._buffer == x._buffer else array for array in (value, *chosen.arrays))
-    attributes = (("axes", chosen.axes), ("place", chosen.place), ("names", chosen.names))
-    apply(SET, inputs, device_index(x.device), outputs=(view,), attributes=attributes)
+    _put(view, inputs[0], inputs[1:], chosen.axes, chosen.place, chosen.names)
 
 
 def check_indices(chosen: Selection) -> None:

@@ -15,7 +15,18 @@ from dagrun.core import device_index, native
 from dagrun.ops.elementwise import MOST_PLANS
 from dagrun.ops.gathering import dense_shape, gather_bodies, walk_along, walk_of_indices
 from dagrun.ops.manipulation import normal_axis
-from dagrun.record import SELECTED, Body, Known, Operator, apply, common_device, layout, signature_for, submit
+from dagrun.record import (
+    SELECTED,
+    Body,
+    Gradients,
+    Known,
+    Operator,
+    apply,
+    common_device,
+    layout,
+    signature_for,
+    submit,
+)
 
 # ---- basic indexing: integers, slices, None and ... select a view
 
@@ -203,9 +214,9 @@ def getitem(x: Array, key: Any, /) -> Array:
         final, offset = _selected(x._layout, frozen)
         return native.view(x, final, x._offset + offset, SELECTED, basic_view, frozen)
     if type(key) is Array and key.dtype.kind == "i" and x.ndim and x.device is key.device:
-        return _take(x, (key,), (0,), 0, (0,))
+        return gather(x, (key,), (0,), 0, (0,))
     chosen = selection(x, key)
-    return _take(chosen.view, chosen.arrays, chosen.axes, chosen.place, chosen.names)
+    return gather(chosen.view, chosen.arrays, chosen.axes, chosen.place, chosen.names)
 
 
 # ---- take
@@ -244,7 +255,8 @@ def _lower_take(
     return gather_bodies(outputs[0], x, indices, walk_of_indices(x, indices, axes, place, names))
 
 
-TAKE = Operator("take", _infer_take, _compute_take, _lower_take, explain_index)
+TAKEN, TAKEN_ALONG = Gradients(), Gradients()  # their rules need the adjoints: see `ops.scattering`
+TAKE = Operator("take", _infer_take, _compute_take, _lower_take, explain_index, TAKEN)
 
 
 @lru_cache(MOST_PLANS)
@@ -252,7 +264,8 @@ def _take_plan(layouts: tuple[Any, ...], axes: tuple[int, ...], place: int, name
     return signature_for(TAKE, layouts, attributes=(("axes", axes), ("place", place), ("names", names)))
 
 
-def _take(x: Array, indices: tuple[Array, ...], axes: tuple[int, ...], place: int, names: tuple[int, ...]) -> Array:
+def gather(x: Array, indices: tuple[Array, ...], axes: tuple[int, ...], place: int, names: tuple[int, ...]) -> Array:
+    """The operator `take`: elements at indices into `axes`, the indices' dimensions at `place`."""
     layouts = (x._layout, *(index._layout for index in indices))
     return submit(_take_plan(layouts, axes, place, names), (x, *indices), device_index(x.device))
 
@@ -280,7 +293,7 @@ def take(x: Any, indices: Any, /, axis: int | None = None) -> Array:
     if axis is None:
         x, axis = x.reshape(-1), 0
     index, place = integers(indices, x, "take"), normal_axis(axis, x.ndim, "take")
-    return _take(x, (index,), (place,), place, (place,))
+    return gather(x, (index,), (place,), place, (place,))
 
 
 def _infer_along(inputs: Sequence[Any], scalars: Sequence[Any], *, axis: int) -> Any:
@@ -299,6 +312,7 @@ TAKE_ALONG = Operator(
     lambda xp, x, indices, axis: xp.take_along_axis(x, indices, axis),
     _lower_along,
     explain_index,
+    TAKEN_ALONG,
 )
 
 

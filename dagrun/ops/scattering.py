@@ -19,9 +19,9 @@ from dagrun.ops.gathering import (
     walk_of_indices,
     zero_bodies,
 )
-from dagrun.ops.indexing import explain_index, indices_first, integers
+from dagrun.ops.indexing import TAKEN, TAKEN_ALONG, explain_index, gather, indices_first, integers, take_along_axis
 from dagrun.ops.manipulation import normal_axis
-from dagrun.record import Body, Operator, apply, common_device
+from dagrun.record import Body, Gradients, Operator, apply, common_device
 
 # ---- into zeros: the adjoints of take, of x[i, j] and of take_along_axis
 
@@ -50,7 +50,18 @@ def _lower_scatter(
     return None if added is None else (*zero_bodies(target), *added)
 
 
-SCATTER_ADD = Operator("scatter_add", _infer_zeros, _compute_scatter, _lower_scatter, explain_index)
+def _gathered(g: Any, indices: tuple[Any, ...], call: Any) -> Any:
+    return gather(g, indices, call["axes"], call["place"], call["axes"])
+
+
+SCATTER_ADD = Operator(
+    "scatter_add",
+    _infer_zeros,
+    _compute_scatter,
+    _lower_scatter,
+    explain_index,
+    Gradients(_gathered, operands=("a", "*indices")),
+)
 
 
 def scatter_add(
@@ -66,6 +77,12 @@ def scatter_add(
     """
     attributes = (("shape", shape), ("axes", axes), ("place", place))
     return apply(SCATTER_ADD, (values, *indices), device_index(values.device), attributes=attributes)
+
+
+TAKEN.set(
+    lambda g, indices, call: scatter_add(g, indices, call.inputs[0].shape, call["axes"], call["place"]),
+    operands=("a", "*indices"),
+)
 
 
 def _compute_along(xp: Any, values: Any, indices: Any, *, shape: tuple[int, ...], axis: int) -> Any:
@@ -85,7 +102,14 @@ def _lower_along(
     return None if added is None else (*zero_bodies(target), *added)
 
 
-ADD_ALONG = Operator("add_along_axis", _infer_zeros, _compute_along, _lower_along, explain_index)
+ADD_ALONG = Operator(
+    "add_along_axis",
+    _infer_zeros,
+    _compute_along,
+    _lower_along,
+    explain_index,
+    Gradients(lambda g, b, call: take_along_axis(g, b, call["axis"])),
+)
 
 
 def add_along_axis(values: Array, indices: Array, shape: tuple[int, ...], axis: int) -> Array:
@@ -99,6 +123,9 @@ def add_along_axis(values: Array, indices: Array, shape: tuple[int, ...], axis: 
     """
     attributes = (("shape", shape), ("axis", axis))
     return apply(ADD_ALONG, (values, indices), device_index(values.device), attributes=attributes)
+
+
+TAKEN_ALONG.set(lambda g, b, call: add_along_axis(g, b, call.inputs[0].shape, call["axis"]))
 
 
 # ---- into a copy
@@ -123,6 +150,7 @@ INDEX_ADD = Operator(
     _compute_index_add,
     _lower_index_add,
     explain_index,
+    Gradients(lambda g: g, lambda g, c, call: gather(g, (c,), (call["axis"],), call["axis"], (call["axis"],))),
 )
 
 

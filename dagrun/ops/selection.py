@@ -10,6 +10,7 @@ from dagrun.array import Array, asarray, extend, is_weak
 from dagrun.ops.elementwise import make, record
 from dagrun.ops.mathematics import maximum, minimum, positive
 from dagrun.ops.promotion import Kind, bounds, by_ufunc
+from dagrun.record import Gradients, composed
 
 
 def _resolve_where(kinds: tuple[Kind, ...], out: np.dtype[Any] | None) -> tuple[np.dtype[Any], np.dtype[Any]]:
@@ -61,9 +62,26 @@ def clip(x: Any, /, min: Any = None, max: Any = None, *, out: Array | None = Non
         max = None if is_weak(max) and max >= high else max
     if min is None and max is None:
         return positive(x, out=out)
+    if out is not None:
+        return _clip(x, min, max, out)
+    return composed("clip", _CLIP, _clip, (x, min, max))
+
+
+def _clip(x: Array, min: Any, max: Any, out: Array | None = None) -> Array:
     if max is None:
         return maximum(x, min, out=out)
     return minimum(x if min is None else maximum(x, min), max, out=out)
+
+
+def _clip_gradient(g: Any, a: Any, b: Any, c: Any, xp: Any) -> Any:
+    """All of it to x up to the bounds and at them, beyond to the bound, as in PyTorch; the upper one wins."""
+    over = False if c is None else xp.greater(a if b is None else xp.maximum(a, b), c)
+    under = False if b is None else xp.logical_and(xp.less(a, b), xp.logical_not(over))
+    own = xp.where(xp.logical_or(over, under), 0.0, g)
+    return own, None if b is None else xp.where(under, g, 0.0), None if c is None else xp.where(over, g, 0.0)
+
+
+_CLIP = Gradients(joint=_clip_gradient)
 
 
 def nonzero(x: Any, /) -> tuple[Array, ...]:

@@ -12,9 +12,10 @@ from dagrun.codegen.layout import pack
 from dagrun.core import device_index, native
 from dagrun.ops.cutting import cut
 from dagrun.ops.elementwise import cast_into
-from dagrun.ops.indexing import take_along_axis
+from dagrun.ops.indexing import take, take_along_axis
 from dagrun.ops.manipulation import normal_axis, ravel
-from dagrun.record import OVERWRITE, READ, WRITE, Body, Operand, Operator, apply, common_device, layout
+from dagrun.ops.scattering import add_along_axis
+from dagrun.record import OVERWRITE, READ, WRITE, Body, Gradients, Operand, Operator, apply, common_device, layout
 
 MOST_LENGTH = 1 << 32  # of a line that a native body sorts, exclusive
 SORT_COST = 16  # sorting takes as long as moving so many times the bytes
@@ -81,7 +82,12 @@ def _explain(code: int, details: tuple[int, ...]) -> tuple[type[Exception], str]
     return MemoryError, "no scratch memory for a line of elements"
 
 
-SORT = Operator("sort", _infer_sort, _sort, _lower_sort, _explain)
+def _sort_gradient(g: Any, a: Any, call: Any) -> Any:
+    order = argsort(a, call["axis"], descending=call["descending"])
+    return add_along_axis(g, order, a.shape, call["axis"])
+
+
+SORT = Operator("sort", _infer_sort, _sort, _lower_sort, _explain, Gradients(_sort_gradient))
 ARGSORT = Operator("argsort", _infer_argsort, _argsort, _lower_argsort, _explain)
 
 
@@ -171,14 +177,19 @@ def searchsorted(x1: Any, x2: Any, /, side: str = "left") -> Array:
 def unique(x: Any, /, return_index: bool = False, return_inverse: bool = False, return_counts: bool = False) -> Any:
     """The distinct elements, sorted; on request also their first places, the inverse and counts, as a tuple.
 
-    Their number depends on values: this waits.
+    Their number depends on values: this waits. The gradient of a value goes to the first of the elements that have it.
     """
     x = as_array(x)
-    extras: Any = {"return_index": return_index, "return_inverse": return_inverse, "return_counts": return_counts}
-    found: Any = np.unique(x.numpy(copy=False), **extras)
-    if isinstance(found, tuple):
-        return tuple(asarray(part, device=x.device) for part in found)
-    return asarray(found, device=x.device)
+    follows = x.requires_grad and native.gradients()
+    extras: Any = {"return_inverse": return_inverse, "return_counts": return_counts}
+    found: Any = np.unique(x.numpy(copy=False), return_index=return_index or follows, **extras)
+    if not isinstance(found, tuple):
+        return asarray(found, device=x.device)
+    values, *rest = (asarray(part, device=x.device) for part in found)
+    if follows:
+        values = take(x, rest[0])
+        rest = rest if return_index else rest[1:]
+    return (values, *rest) if rest else values
 
 
 def unique_values(x: Any, /) -> Array:

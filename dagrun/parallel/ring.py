@@ -15,11 +15,12 @@ from typing import Any
 from dagrun.array import Array
 from dagrun.codegen.elementwise import elementwise, elementwise_params
 from dagrun.core import device_index
+from dagrun.devices import Device
 from dagrun.errors import DeviceError
-from dagrun.ops.creation import empty
+from dagrun.ops.creation import empty, zeros_like
 from dagrun.ops.manipulation import reshape, view
-from dagrun.ops.movement import copy
-from dagrun.record import OVERWRITE, READ, WRITE, Body, Operand, Operator, apply
+from dagrun.ops.movement import copy, to_device
+from dagrun.record import OVERWRITE, READ, WRITE, Body, Gradients, Operand, Operator, apply, composed
 
 CHUNK_BYTES = 1 << 18  # half of a common second-level cache, for the one read and the one written
 
@@ -93,9 +94,25 @@ def all_reduce(arrays: Sequence[Array]) -> list[Array]:
         [array([2., 2., 2.]), array([2., 2., 2.], device='cpu:1')]
     """
     _check(arrays)
-    n = len(arrays)
-    if n == 1:
+    if len(arrays) == 1:
         return [copy(arrays[0])]
+    return list(composed("all_reduce", _GRADIENTS, _all_reduce, arrays, devices=tuple(x.device for x in arrays)))
+
+
+def _sum_of_gradients(gs: list[Any], call: Any) -> Any:
+    """Each input is part of every sum."""
+    given = [g for g in gs if g is not None]
+    if len(given) == 1:
+        return [to_device(given[0], where) for where in call["devices"]]
+    filled = [zeros_like(given[0], device=d) if g is None else g for g, d in zip(gs, call["devices"], strict=True)]
+    return all_reduce(filled)
+
+
+_GRADIENTS = Gradients(joint=_sum_of_gradients)
+
+
+def _all_reduce(*arrays: Array, devices: tuple[Device, ...]) -> tuple[Array, ...]:
+    n = len(arrays)
     sources = [_flat(array) for array in arrays]
     indices = [device_index(array.device) for array in arrays]
     sums = [empty(source.shape, source.dtype, device=source.device) for source in sources]
@@ -116,4 +133,4 @@ def all_reduce(arrays: Sequence[Array]) -> list[Array]:
             left = (d - 1) % n
             for low, high in _chunks(*segments[(d - step) % n], itemsize):
                 apply(GATHER, (part(sums[left], low, high),), indices[d], outputs=(part(sums[d], low, high),))
-    return [reshape(total, arrays[0].shape) for total in sums]
+    return tuple(reshape(total, arrays[0].shape) for total in sums)

@@ -8,7 +8,7 @@ operator to a native body (or wraps its `compute` for the Python lane) and keeps
 from dagrun.record.apply import Known, apply, common_device, layout, pack_scalar, scalar_kind, signature_for, submit
 from dagrun.record.gradients import ZERO, Gradients, undefined
 from dagrun.record.operator import OVERWRITE, READ, WRITE, Body, Operand, Operator
-from dagrun.record.tape import SELECTED
+from dagrun.record.tape import SELECTED, composed
 
 __all__ = [
     "OVERWRITE",
@@ -23,6 +23,7 @@ __all__ = [
     "Operator",
     "apply",
     "common_device",
+    "composed",
     "layout",
     "pack_scalar",
     "scalar_kind",

@@ -16,12 +16,13 @@ class Gradients:
     A rule is a function whose parameters name what it reads: `g` (the gradient of the first result; `gs`: of all, None
     for those without one), operands by their names (`a`, `b`, ... unless others are given), results (`y`, `z`), `xp`
     (the namespace of array operations) and `call` (attributes, layouts, device of the operation). What it names of
-    operands and results is kept until backward. It uses array operations only, so that it is recorded, scheduled and
-    differentiated like anything else. It returns the gradient of its operand, of the operand's shape or a shape that
-    the operand broadcasts to (it is summed then), or None for zeros. The rule `joint` returns those of all operands.
+    operands and results is kept until backward; the last of `operands` may be "*name", a tuple of all from there on. It
+    uses array operations only, so that it is recorded, scheduled and differentiated like anything else. It returns the
+    gradient of its operand, of the operand's shape or a shape that the operand broadcasts to (it is summed then), or
+    None for zeros. The rule `joint` returns those of all operands.
     """
 
-    __slots__ = ("_reads", "joint", "operands", "results", "rules")
+    __slots__ = ("_reads", "joint", "operands", "rest", "results", "rules")
 
     def __init__(
         self,
@@ -40,7 +41,9 @@ class Gradients:
         results: Sequence[str] = RESULTS,
     ) -> None:
         """Gives the rules, for those that need what is defined later."""
-        self.operands, self.results = tuple(operands), tuple(results)
+        names = tuple(operands)
+        self.rest = len(names) - 1 if names and names[-1].startswith("*") else -1  # the first of those under one name
+        self.operands, self.results = tuple(name.lstrip("*") for name in names), tuple(results)
         self.rules = tuple(None if rule is None else self._with_names(rule) for rule in rules)
         self.joint = None if joint is None else self._with_names(joint)
         self._reads: dict[int, tuple[tuple[str, bool, int], ...]] = {}

@@ -53,7 +53,9 @@ class Node:
         self.name, self.gradients, self.parents, self.call = name, gradients, parents, call
         self.sequence = next(_sequence)
         self.site = native.site()
-        self.saved: dict[str, tuple[Any, int]] | None = {}  # by name: an array and its version, or a scalar and 0
+        self.saved: (
+            dict[str, Any] | None
+        ) = {}  # by name: an array and its version, or a scalar and 0; or a list of them
         self.hooks: dict[int, list[Callable[[Any], Any]]] | None = None  # by result
         self.kept: dict[int, list[Any]] | None = None  # gradients that were asked for, by result
         self.token: Any = None
@@ -188,13 +190,14 @@ def attach(
             x = result[index] if several else result
             saved[which] = native.alias(x), x._version
             continue
-        x = operands[index]
-        if type(x) is not _array_type:
-            saved[which] = x, 0
-        else:
-            # What the operation itself overwrites is lost to its gradient: see `_collect` in `autodiff.backward`.
-            lost = in_place and any(x._buffer == y._buffer for y in (result if several else (result,)))
-            saved[which] = native.alias(x, records[index]), -1 if lost else x._version
+        # What the operation itself overwrites is lost to its gradient: see `_collect` in `autodiff.backward`.
+        targets = {y._buffer for y in (result if several else (result,))} if in_place else ()
+        last = len(operands) if index == gradients.rest else index + 1
+        kept = [
+            (native.alias(x, r), -1 if x._buffer in targets else x._version) if type(x) is _array_type else (x, 0)
+            for x, r in zip(operands[index:last], records[index:last], strict=True)
+        ]
+        saved[which] = kept if index == gradients.rest else kept[0]
     if in_place:
         for x in result if several else (result,):
             _write(x, node)
@@ -208,6 +211,23 @@ def attach(
     if observers:
         for observe in observers:
             observe(node, result)
+
+
+def composed(
+    name: str, gradients: Gradients, function: Callable[..., Any], operands: Sequence[Any], **attributes: Any
+) -> Any:
+    """The value of `function(*operands, **attributes)`, one operation for gradients, whatever it is composed of."""
+    was = native.set_gradients(False)
+    try:
+        result = function(*operands, **attributes)
+    finally:
+        native.set_gradients(was)
+    if was and any(type(x) is _array_type and x._tracked for x in operands):
+        results = result if type(result) is tuple else (result,)
+        layouts = tuple(x._layout if type(x) is _array_type else None for x in operands)
+        call = Call(attributes, layouts, tuple(y._layout for y in results), results[0].device)
+        attach(name, gradients, operands, result, call)
+    return result
 
 
 observers: list[Callable[[Node, Any], None]] = []  # called with each node and its results, as soon as it is made
