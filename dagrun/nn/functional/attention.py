@@ -77,7 +77,8 @@ def multi_head_attention(
 ) -> tuple[Array, Array | None]:
     """Attention by several heads: query (N, L, E), key and value (N, S, *); results (N, L, E) and weights (N, L, S).
 
-    `in_proj`: weight and bias for query, key and value, or three times those of all together; `out_proj`: for the result. In masks True means "do not look".
+    `in_proj`: weight and bias for query, key and value, or three times those of all together; `out_proj`: for the
+    result. In masks True means "do not look".
     """
     batch, length, _ = query.shape
     if in_proj[0][0] is in_proj[1][0]:  # self-attention: one product for all three
