@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from math import inf
 from typing import Any
@@ -24,6 +24,7 @@ from dagrun.record import (
     Body,
     Gradients,
     Known,
+    Memory,
     Operand,
     Operator,
     common_device,
@@ -50,6 +51,7 @@ class Elementwise:
     operator: Operator
     resolve: Resolve
     compares: bool = False
+    memory: Memory = field(default_factory=Memory)  # of calls with arrays only and no target
 
 
 # ---- the operator record, from a scalar function
@@ -271,10 +273,14 @@ def record(op: Elementwise, *operands: Any, out: Array | None = None) -> Array:
 
 def record_unary(op: Elementwise, x: Any, out: Array | None = None) -> Array:
     """`record` of one operand, on the short way where it is an array."""
-    if type(x) is Array and out is None:
-        known, _ = plan(op, None, x._layout)
-        return submit(known, (x,), device_index(x.device))
-    return record(op, x, out=out)
+    if out is not None:
+        return record(op, x, out=out)
+    result = native.again(op.memory.signatures, None, None, x)
+    if result is None:
+        result = record(op, x)
+        if type(x) is Array:
+            op.memory.remember(plan(op, None, x._layout)[0], None, x._layout)
+    return result
 
 
 # ---- copies and casts
@@ -312,13 +318,17 @@ def _assignment(target: Any, source: Any) -> Known:
 
 def cast_into(source: Any, target: Array, op: Elementwise = COPY) -> None:
     """Records `target[...] = source` with a cast of any kind; source is an array that broadcasts, or a scalar."""
+    if native.again(COPY.memory.signatures, "into", target, source) is not None:
+        return
     where = device_index(target.device)
     if type(source) is Array:
         if source.device is not target.device:
             common_device("assignment", (source, target))
         if overlaps_elsewhere(source, target):
             source = copied(source)
-        submit(_assignment(target._layout, source._layout), (source,), where, (target,))
+        known = _assignment(target._layout, source._layout)
+        submit(known, (source,), where, (target,))
+        COPY.memory.remember(known, "into", target._layout, source._layout)
         return
     known, scalars = fill_plan(op, target._layout, _key(source))
     check_fits(source, scalars[0])
