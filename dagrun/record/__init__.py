@@ -6,9 +6,10 @@ operator to a native body (or wraps its `compute` for the Python lane) and keeps
 """
 
 from dagrun.record.apply import Known, apply, common_device, layout, pack_scalar, scalar_kind, signature_for, submit
-from dagrun.record.operator import OVERWRITE, READ, WRITE, Body, Operand, Operator
+from dagrun.record.operator import DONATE, OVERWRITE, READ, WRITE, Body, Operand, Operator
 
 __all__ = [
+    "DONATE",
     "OVERWRITE",
     "READ",
     "WRITE",
