@@ -18,6 +18,7 @@ from dagrun.devices import Device
 from dagrun.ops.cutting import cut, outermost
 from dagrun.ops.promotion import Kind, Resolve, check_fits, scalar_dtype
 from dagrun.record import (
+    DONATE,
     OVERWRITE,
     READ,
     WRITE,
@@ -34,6 +35,7 @@ from dagrun.record import (
     submit,
 )
 
+DONATED_BYTES = 1 << 16  # of operations that move less, finding out whether an input is free costs more than it gains
 MOST_PLANS = 1 << 14  # of one sort; the least recently used go first
 
 Plan = tuple[Known, tuple[np.dtype[Any], ...]]  # a signature, and the dtypes of its per-call scalars
@@ -85,6 +87,10 @@ def elementwise_bodies(address: int, output: Any, inputs: Sequence[Any]) -> tupl
     strides = [broadcast_strides(view, shape) for view in views]
     itemsizes = [view.dtype.itemsize for view in views]
     moved = sum(min(view.nbytes, output.size * size) for view, size in zip(views, itemsizes, strict=True))
+    modes = [WRITE | OVERWRITE]
+    for view in inputs:
+        same = view.shape == shape and view.contiguous and output.contiguous and view.nbytes == output.nbytes
+        modes.append(READ | DONATE if same and moved >= DONATED_BYTES else READ)
     axis = outermost(shape)
     bodies = []
     for start, stop in cut(shape[axis], moved) if axis >= 0 and output.size else [(0, 0)]:
@@ -93,7 +99,7 @@ def elementwise_bodies(address: int, output: Any, inputs: Sequence[Any]) -> tupl
         operands = tuple(
             Operand(
                 k,
-                WRITE | OVERWRITE if k == 0 else READ,
+                modes[k],
                 0 if whole else start * strides[k][axis],
                 None if whole else layout(view.dtype, part, strides[k]),
             )

@@ -17,10 +17,11 @@ from dagrun.record.apply import (
     submit,
 )
 from dagrun.record.gradients import ZERO, Gradients, undefined
-from dagrun.record.operator import OVERWRITE, READ, WRITE, Body, Operand, Operator
+from dagrun.record.operator import DONATE, OVERWRITE, READ, WRITE, Body, Operand, Operator
 from dagrun.record.tape import SELECTED, composed
 
 __all__ = [
+    "DONATE",
     "OVERWRITE",
     "READ",
     "SELECTED",
