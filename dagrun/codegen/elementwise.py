@@ -174,7 +174,7 @@ def _row(
     scalar_values: dict[int, Value],
 ) -> None:  # fmt: skip
     """One run of the inner dimension: in one piece when every operand is contiguous, else block by block."""
-    trial = _Trial.of(tree)
+    trial = Trial.of(tree)
     contiguous = [stride.equals(ITEMSIZE[dtype]) for stride, dtype in zip(strides, dtypes, strict=True)]
     if trial.hard:  # the second pass reads the inputs again: the first must not overwrite one that is the output
         contiguous[0] = e.constant(False, "bool")
@@ -201,7 +201,7 @@ def _row(
 
 
 def _run(
-    e: Emitter, tree: Expression, trial: _Trial, n: Value, dtypes: list[str], places: list[Value],
+    e: Emitter, tree: Expression, trial: Trial, n: Value, dtypes: list[str], places: list[Value],
     scalar_values: dict[int, Value],
 ) -> None:  # fmt: skip
     """The compute loops over `n` contiguous elements: whole vectors, then the rest one by one."""
@@ -227,25 +227,25 @@ def _run(
 
 
 @dataclass(frozen=True, slots=True)
-class _Trial:
-    """What lowering a tree once, for nothing, tells about it."""
+class Trial:
+    """What lowering trees once, for nothing, tells about them."""
 
     lanes: int  # elements computed at a time
     hard: bool  # some operation needs a slow path for some values (see `Emitter.fallback`)
 
     @staticmethod
-    def of(tree: Expression) -> _Trial:
+    def of(*trees: Expression) -> Trial:
         e = Emitter()
         e.hard_cases = []
-        leaves = [node for node in topological(tree) if isinstance(node, Input | Scalar)]
+        leaves = [node for node in topological(*trees) if isinstance(node, Input | Scalar)]
         inputs = {leaf.index: e.argument("%x", leaf.dtype) for leaf in leaves if isinstance(leaf, Input)}
         values = {leaf.index: e.argument("%s", leaf.dtype) for leaf in leaves if isinstance(leaf, Scalar)}
-        lower(e, tree, [inputs[index] for index in sorted(inputs)], values)
+        lower_all(e, trees, inputs, values)
         if e.scalar_only:
-            return _Trial(1, bool(e.hard_cases))
-        widest = max([e.widest, ITEMSIZE[tree.dtype], *(ITEMSIZE[leaf.dtype] for leaf in leaves)])
+            return Trial(1, bool(e.hard_cases))
+        widest = max([e.widest, *(ITEMSIZE[node.dtype] for node in (*trees, *leaves))])
         # Short trees gain from several vectors at a time; long ones would run out of registers.
-        return _Trial((128 if e.instructions <= 16 else 64) // widest, bool(e.hard_cases))
+        return Trial((128 if e.instructions <= 16 else 64) // widest, bool(e.hard_cases))
 
 
 def move_strided(
@@ -284,8 +284,16 @@ def lower(
     e: Emitter, tree: Expression, inputs: Sequence[Value], scalar_values: dict[int, Value], lanes: int = 1
 ) -> Value:
     """Emit the tree for `lanes` elements whose inputs are loaded; equal nodes are computed once."""
+    return lower_all(e, (tree,), dict(enumerate(inputs)), scalar_values, lanes)[0]
+
+
+def lower_all(
+    e: Emitter, trees: Sequence[Expression], inputs: dict[int, Value], scalar_values: dict[int, Value], lanes: int = 1
+) -> list[Value]:
+    """Emit several trees; what they share is computed once."""
     values: list[Value] = []
-    for _, node, operands in numbered(tree):
+    rows, results = numbered(*trees)
+    for _, node, operands in rows:
         args = [values[number] for number in operands]
         match node:
             case Input(index=index):
@@ -303,7 +311,7 @@ def lower(
             case Select():
                 value = e.select(*args)
         values.append(value)
-    return values[-1]
+    return [values[number] for number in results]
 
 
 def check_dtypes(*names: object) -> None:

@@ -114,11 +114,11 @@ def children(node: Expression) -> tuple[Expression, ...]:
     return ()
 
 
-def topological(root: Expression) -> list[Expression]:
-    """Every node object of the tree once, children first."""
+def topological(*roots: Expression) -> list[Expression]:
+    """Every node object of the trees once, children first."""
     order: list[Expression] = []
     seen: set[int] = set()
-    pending = [(root, False)]
+    pending = [(root, False) for root in reversed(roots)]
     while pending:
         node, expanded = pending.pop()
         if id(node) in seen:
@@ -134,22 +134,25 @@ def topological(root: Expression) -> list[Expression]:
 
 def linear_form(root: Expression) -> tuple[str, ...]:
     """The tree as numbered instructions, equal nodes merged; two trees with one form compute the same."""
-    return tuple(text for text, _, _ in numbered(root))
+    return tuple(text for text, _, _ in numbered(root)[0])
 
 
-def numbered(root: Expression) -> list[tuple[str, Expression, list[int]]]:
-    """The instructions of `linear_form`, each with a node it stands for and the numbers of its operands."""
+def numbered(*roots: Expression) -> tuple[list[tuple[str, Expression, list[int]]], list[int]]:
+    """The instructions of `linear_form`, each with a node it stands for and its operands' numbers; the roots' numbers.
+
+    Nodes that several trees share are there once.
+    """
     number_of_text: dict[str, int] = {}
     number_of_node: dict[int, int] = {}
     rows: list[tuple[str, Expression, list[int]]] = []
-    for node in topological(root):
+    for node in topological(*roots):
         operands = [number_of_node[id(child)] for child in children(node)]
         text = _text(node, operands)
         if text not in number_of_text:
             number_of_text[text] = len(rows)
             rows.append((text, node, operands))
         number_of_node[id(node)] = number_of_text[text]
-    return rows
+    return rows, [number_of_node[id(root)] for root in roots]
 
 
 def _text(node: Expression, operands: list[int]) -> str:

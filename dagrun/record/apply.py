@@ -33,7 +33,12 @@ def layout(dtype: np.dtype[Any], shape: tuple[int, ...], strides: tuple[int, ...
 def describe(inputs: Sequence[Any], scalars: Sequence[Any], outputs: Sequence[Any]) -> str:
     """Dtypes and shapes as messages show them: "float32(64, 784), float32(784, 10) -> float32(64, 10)"."""
     left = [f"{view.dtype}{view.shape}" for view in inputs] + [f"{dtype} scalar" for dtype in scalars]
-    return f"{', '.join(left)} -> {', '.join(f'{view.dtype}{view.shape}' for view in outputs)}"
+    return f"{_few(left)} -> {_few([f'{view.dtype}{view.shape}' for view in outputs])}"
+
+
+def _few(texts: Sequence[str]) -> str:
+    """All of them, or the first ones and how many more there are."""
+    return ", ".join(texts if len(texts) <= 8 else [*texts[:7], f"{len(texts) - 7} more"])
 
 
 def scalar_kind(dtype: np.dtype[Any]) -> tuple[str, int, int]:

@@ -1,0 +1,98 @@
+"""Expressions written with Python operators: a function of numbers becomes the tree of what it computes.
+
+The same function runs on NumPy arrays, with `numpy` in the place of `Symbols`: so a formula is written once.
+
+    >>> from dagrun.codegen.expression import Input, linear_form
+    >>> x = Symbol(Input(0, "float32"))
+    >>> linear_form((Symbols.sqrt(x) * 2).node)
+    ('input 0 float32', 'sqrt float32 0', 'constant 0x1.0000000000000p+1 float32', 'multiply float32 1 2')
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dagrun.codegen.expression import Call, Constant, Expression, Select, call
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Symbol:
+    """A node under construction; numbers that meet it take its dtype."""
+
+    node: Expression
+
+    def __add__(self, other: Any) -> Symbol:
+        return _apply("add", self, other)
+
+    def __radd__(self, other: Any) -> Symbol:
+        return _apply("add", other, self)
+
+    def __sub__(self, other: Any) -> Symbol:
+        return _apply("subtract", self, other)
+
+    def __rsub__(self, other: Any) -> Symbol:
+        return _apply("subtract", other, self)
+
+    def __mul__(self, other: Any) -> Symbol:
+        return _apply("multiply", self, other)
+
+    def __rmul__(self, other: Any) -> Symbol:
+        return _apply("multiply", other, self)
+
+    def __truediv__(self, other: Any) -> Symbol:
+        return _apply("divide", self, other)
+
+    def __rtruediv__(self, other: Any) -> Symbol:
+        return _apply("divide", other, self)
+
+    def __neg__(self) -> Symbol:
+        return _apply("negative", self)
+
+    def __lt__(self, other: Any) -> Symbol:
+        return _apply("less", self, other)
+
+    def __gt__(self, other: Any) -> Symbol:
+        return _apply("greater", self, other)
+
+
+def _apply(name: str, *operands: Any) -> Symbol:
+    dtype = next(operand.node.dtype for operand in operands if isinstance(operand, Symbol))
+    return Symbol(call(name, *(_node(operand, dtype) for operand in operands)))
+
+
+def _node(operand: Any, dtype: str) -> Expression:
+    return operand.node if isinstance(operand, Symbol) else Constant(operand, dtype)
+
+
+class Symbols:
+    """The functions of NumPy's namespace that a formula may use."""
+
+    @staticmethod
+    def sqrt(x: Symbol) -> Symbol:
+        return _apply("sqrt", x)
+
+    @staticmethod
+    def sign(x: Symbol) -> Symbol:
+        return _apply("sign", x)
+
+    @staticmethod
+    def isfinite(x: Symbol) -> Symbol:
+        return _apply("isfinite", x)
+
+    @staticmethod
+    def maximum(a: Any, b: Any) -> Symbol:
+        return _apply("maximum", a, b)
+
+    @staticmethod
+    def minimum(a: Any, b: Any) -> Symbol:
+        return _apply("minimum", a, b)
+
+    @staticmethod
+    def where(condition: Symbol, yes: Any, no: Any) -> Symbol:
+        """`yes` where the condition holds; a number instead of a condition (0 is false) will do."""
+        dtype = next(branch.node.dtype for branch in (yes, no) if isinstance(branch, Symbol))
+        test = condition.node
+        if test.dtype != "bool":
+            test = Call("not_equal", (test, Constant(0, test.dtype)), "bool")
+        return Symbol(Select(test, _node(yes, dtype), _node(no, dtype)))
