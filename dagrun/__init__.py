@@ -10,8 +10,10 @@
 Layers, each importing only from below:
 
     cli  viz                tools for people: commands, graphs, profiles
-    optim                   optimizers, schedules, clipping, loss scaling
-    parallel                many devices: ring all-reduce
+    train                   the trainer, its callbacks, metrics, checkpoints
+    parallel                many devices: collectives, data and model parallel training, the key-value store
+    data  optim             datasets and loaders; optimizers, schedules, clipping, loss scaling
+    nn                      modules: layers, losses, initialisers
     autodiff                gradients: the reverse walk over recorded operations
     ops -> array -> record  operators and their user functions; handles; the one place a task is made
     codegen                 scalar expressions to LLVM IR; kernel cache
@@ -26,7 +28,6 @@ from typing import Any as _Any
 from dagrun import autodiff as _autodiff
 from dagrun import backends as backends
 from dagrun import ops as _ops
-from dagrun import parallel as parallel
 from dagrun._version import __version__ as __version__
 from dagrun.array import Array, asarray
 from dagrun.autodiff import *  # noqa: F403
@@ -36,7 +37,7 @@ from dagrun.errors import DagrunError, DeviceError, OperationError
 from dagrun.ops import *  # noqa: F403
 from dagrun.ops import random as random
 
-_PACKAGES = ("optim",)  # loaded on first use
+_PACKAGES = ("data", "nn", "optim", "parallel", "train")  # imported on first use, so that `import dagrun` stays fast
 _PICTURES = ("Graph", "Profile", "graph", "profile")  # networkx and graphviz are loaded on first use
 
 __all__ = [
@@ -52,7 +53,6 @@ __all__ = [
     "engine",
     "engine_stats",
     "memory_stats",
-    "parallel",
     "random",
     "wait",
     *_PACKAGES,
@@ -63,12 +63,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> _Any:
+    if name in _PACKAGES:
+        return _import_module(f"dagrun.{name}")
     if name in _PICTURES:
         from dagrun import viz
 
         return getattr(viz, name)
-    if name in _PACKAGES:
-        return _import_module(f"dagrun.{name}")
     raise AttributeError(f"module 'dagrun' has no attribute {name!r}")
 
 
