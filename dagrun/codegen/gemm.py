@@ -22,9 +22,10 @@ import threadpoolctl
 from dagrun.codegen import layout
 from dagrun.codegen.compiler import compile_kernel, entry_name
 from dagrun.codegen.emitter import Emitter
-from dagrun.codegen.values import ITEMSIZE
+from dagrun.codegen.values import ITEMSIZE, Value
 
-_ROW_MAJOR, _PLAIN, _TRANSPOSED = 101, 111, 112
+_ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112  # CBLAS's names
+_SYMBOL = {"float32": "dagrun_blas_sgemm", "float64": "dagrun_blas_dgemm"}
 _LIMIT = 1 << 31  # sizes and leading dimensions stay below it, so that 32-bit interfaces serve too
 
 
@@ -73,6 +74,13 @@ def gemm_kernel(dtype: object) -> int | None:
     name = str(dtype)
     if blas is None or name not in ("float32", "float64"):
         return None
+    link_blas(blas)
+    key = f"gemm; {name} {blas.index_bits}"
+    return compile_kernel(key, lambda: _gemm_ir(name, blas.index_bits, entry_name(key)))
+
+
+def link_blas(blas: Blas) -> None:
+    """Lets kernels that are loaded from now on call this BLAS."""
     for symbol, address in (
         ("dagrun_blas_sgemm", blas.sgemm),
         ("dagrun_blas_dgemm", blas.dgemm),
@@ -80,8 +88,35 @@ def gemm_kernel(dtype: object) -> int | None:
         ("dagrun_blas_set_threads", blas.set_threads),
     ):
         llvm.add_symbol(symbol, address)
-    key = f"gemm; {name} {blas.index_bits}"
-    return compile_kernel(key, lambda: _gemm_ir(name, blas.index_bits, entry_name(key)))
+
+
+def declare_gemm(e: Emitter, dtype: str, index_bits: int) -> None:
+    """Declares what `call_gemm` calls, and sets BLAS to one thread."""
+    kind, index = ("float" if dtype == "float32" else "double"), f"i{index_bits}"
+    e.declare("declare i32 @dagrun_blas_get_threads() nounwind")
+    e.declare("declare void @dagrun_blas_set_threads(i32) nounwind")
+    e.declare(
+        f"declare void @{_SYMBOL[dtype]}(i32, i32, i32, {index}, {index}, {index}, {kind}, ptr, {index}, ptr, {index}, "
+        f"{kind}, ptr, {index}) nounwind"
+    )
+    threads = e.emit("call i32 @dagrun_blas_get_threads()", "int32")
+    with e.when(threads.differs(1)):
+        e.statement("call void @dagrun_blas_set_threads(i32 1)")
+
+
+def call_gemm(
+    e: Emitter, dtype: str, flags: Sequence[Value], sizes: Sequence[Value], pointers: Sequence[Value],
+    leading: Sequence[Value], beta: Value,
+) -> None:  # fmt: skip
+    """C = A @ B + beta C. `flags`: transposition of A, B (int32); `sizes`: m, n, k; A, B, C with leading dimensions."""
+    kind, index = ("float" if dtype == "float32" else "double"), sizes[0].type
+    (a, b, c), (lda, ldb, ldc) = pointers, leading
+    arguments = [
+        f"i32 {_ROW_MAJOR}", *(f"i32 {flag.name}" for flag in flags), *(f"{index} {size.name}" for size in sizes),
+        f"{kind} {e.constant(1.0, dtype).name}", f"ptr {a.name}", f"{index} {lda.name}", f"ptr {b.name}",
+        f"{index} {ldb.name}", f"{kind} {beta.name}", f"ptr {c.name}", f"{index} {ldc.name}",
+    ]  # fmt: skip
+    e.statement(f"call void @{_SYMBOL[dtype]}({', '.join(arguments)})")
 
 
 def gemm_params(
@@ -103,7 +138,7 @@ def gemm_params(
     a = _operand(m, k, a_strides[-2], a_strides[-1], itemsize)
     b = _operand(k, n, b_strides[-2], b_strides[-1], itemsize)
     c = _operand(m, n, c_strides[-2], c_strides[-1], itemsize)
-    if a is None or b is None or c is None or c[0] != _PLAIN or max(m, n, k, a[1], b[1], c[1]) >= _LIMIT:
+    if a is None or b is None or c is None or c[0] != PLAIN or max(m, n, k, a[1], b[1], c[1]) >= _LIMIT:
         return None
     dims = layout.merged(layout.dimensions(batch, [strides[:-2] for strides in (c_strides, a_strides, b_strides)]))
     return layout.pack((len(dims), m, n, k, a[0], b[0], a[1], b[1], c[1], *layout.outer_words(dims)))
@@ -112,9 +147,9 @@ def gemm_params(
 def _operand(rows: int, columns: int, row_stride: int, column_stride: int, itemsize: int) -> tuple[int, int] | None:
     """(transposition, leading dimension) of a matrix, or None when neither of its dimensions is contiguous."""
     if rows == 0 or columns == 0:
-        return _PLAIN, max(1, columns)
+        return PLAIN, max(1, columns)
     for flag, outer, inner, outer_stride, inner_stride in (
-        (_PLAIN, rows, columns, row_stride, column_stride), (_TRANSPOSED, columns, rows, column_stride, row_stride),
+        (PLAIN, rows, columns, row_stride, column_stride), (TRANSPOSED, columns, rows, column_stride, row_stride),
     ):  # fmt: skip
         if inner_stride == itemsize or inner == 1:
             if outer == 1:
@@ -128,35 +163,16 @@ def _gemm_ir(dtype: str, index_bits: int, name: str) -> str:
     e = Emitter()
     words = [e.load_at("%params", k) for k in range(9)]
     dims, m, n, k = words[:4]
-    kind = "float" if dtype == "float32" else "double"
-    symbol = "dagrun_blas_sgemm" if dtype == "float32" else "dagrun_blas_dgemm"
-    index = f"i{index_bits}"
-    e.declare("declare i32 @dagrun_blas_get_threads() nounwind")
-    e.declare("declare void @dagrun_blas_set_threads(i32) nounwind")
-    e.declare(
-        f"declare void @{symbol}(i32, i32, i32, {index}, {index}, {index}, {kind}, ptr, {index}, ptr, {index}, "
-        f"{kind}, ptr, {index}) nounwind"
-    )
     with e.when(m < 0):
         e.give_back(0)
-    threads = e.emit("call i32 @dagrun_blas_get_threads()", "int32")
-    with e.when(threads.differs(1)):
-        e.statement("call void @dagrun_blas_set_threads(i32 1)")
+    declare_gemm(e, dtype, index_bits)
     c, a, b = (e.slot("pointer", e.load_at("%data", operand, "pointer")) for operand in range(3))
     integer = f"int{index_bits}"
     sizes = [word.to(integer) for word in (m, n, k, *words[6:9])]
     flags = [word.to("int32") for word in words[4:6]]
-    one, zero = e.constant(1.0, dtype).name, e.constant(0.0, dtype).name
 
     def multiply() -> None:
-        pointers = [slot.get() for slot in (c, a, b)]
-        arguments = [
-            f"i32 {_ROW_MAJOR}", *(f"i32 {flag.name}" for flag in flags),
-            *(f"{index} {size.name}" for size in sizes[:3]),
-            f"{kind} {one}", f"ptr {pointers[1].name}", f"{index} {sizes[3].name}", f"ptr {pointers[2].name}",
-            f"{index} {sizes[4].name}", f"{kind} {zero}", f"ptr {pointers[0].name}", f"{index} {sizes[5].name}",
-        ]  # fmt: skip
-        e.statement(f"call void @{symbol}({', '.join(arguments)})")
+        call_gemm(e, dtype, flags, sizes[:3], [a.get(), b.get(), c.get()], sizes[3:], e.constant(0.0, dtype))
 
     def clear() -> None:
         with e.loop(m) as row:

@@ -1,0 +1,246 @@
+"""Losses composed of operators. `reduction`: "mean", "sum" or "none". Cross-entropy stands in `softmax.py`."""
+
+from __future__ import annotations
+
+import math
+
+from dagrun import ops
+from dagrun.array import Array
+from dagrun.nn.functional.activations import logsigmoid
+
+
+def reduced(values: Array, reduction: str) -> Array:
+    """A loss's values as they are, their mean, or their sum."""
+    if reduction == "none":
+        return values
+    if reduction == "mean":
+        return ops.mean(values)
+    if reduction == "sum":
+        return ops.sum(values)
+    raise ValueError(f"reduction {reduction!r}, expected 'none', 'mean' or 'sum'")
+
+
+def _same_shape(name: str, input: Array, target: Array) -> None:
+    if input.shape != target.shape:
+        raise ValueError(
+            f"{name}: a target of shape {target.shape} for an input of shape {input.shape}: expected the same"
+        )
+
+
+def mse_loss(input: Array, target: Array, reduction: str = "mean") -> Array:
+    """(input - target)**2.
+
+    >>> import dagrun as dr
+    >>> dr.nn.functional.mse_loss(dr.asarray([1.0, 2.0]), dr.asarray([1.0, 4.0])).item()
+    2.0
+    """
+    _same_shape("mse_loss", input, target)
+    return reduced(ops.square(input - target), reduction)
+
+
+def l1_loss(input: Array, target: Array, reduction: str = "mean") -> Array:
+    """|input - target|."""
+    _same_shape("l1_loss", input, target)
+    return reduced(ops.abs(input - target), reduction)
+
+
+def smooth_l1_loss(input: Array, target: Array, reduction: str = "mean", beta: float = 1.0) -> Array:
+    """d**2 / (2 beta) where |d| < beta, else |d| - beta / 2 (Girshick 2015, equation 3)."""
+    if beta < 0:
+        raise ValueError(f"smooth_l1_loss: beta is {beta}, expected no negative number")
+    if beta == 0:
+        return l1_loss(input, target, reduction)
+    return huber_loss(input, target, reduction, beta) / beta
+
+
+def huber_loss(input: Array, target: Array, reduction: str = "mean", delta: float = 1.0) -> Array:
+    """d**2 / 2 where |d| < delta, else delta * (|d| - delta / 2) (Huber 1964)."""
+    _same_shape("huber_loss", input, target)
+    if delta <= 0:
+        raise ValueError(f"huber_loss: delta is {delta}, expected a positive number")
+    difference = input - target
+    size = ops.abs(difference)
+    values = ops.where(size < delta, 0.5 * ops.square(difference), delta * (size - 0.5 * delta))
+    return reduced(values, reduction)
+
+
+def binary_cross_entropy(input: Array, target: Array, weight: Array | None = None, reduction: str = "mean") -> Array:
+    """-(target * log(input) + (1 - target) * log(1 - input)); the logarithms are not below -100, as in PyTorch.
+
+    The input holds probabilities; from logits, `binary_cross_entropy_with_logits` is exact.
+    """
+    _same_shape("binary_cross_entropy", input, target)
+    # At 0 and 1 the slope of the logarithm is infinite; PyTorch limits it through input * (1 - input) >= 1e-12.
+    yes, no = (ops.maximum(ops.log(ops.maximum(p, 1e-12)), -100.0) for p in (input, 1 - input))
+    yes = ops.where(input <= 0.0, yes * 0 - 100.0, yes)
+    no = ops.where(input >= 1.0, no * 0 - 100.0, no)
+    values = -(target * yes + (1 - target) * no)
+    return reduced(values if weight is None else values * weight, reduction)
+
+
+def binary_cross_entropy_with_logits(
+    input: Array,
+    target: Array,
+    weight: Array | None = None,
+    reduction: str = "mean",
+    pos_weight: Array | None = None,
+) -> Array:
+    """The binary cross-entropy of sigmoid(input), exact for any size of input.
+
+    `pos_weight` multiplies the loss of positive targets.
+
+        >>> import dagrun as dr
+        >>> dr.nn.functional.binary_cross_entropy_with_logits(dr.asarray([1e4]), dr.asarray([1.0])).item()
+        0.0
+    """
+    _same_shape("binary_cross_entropy_with_logits", input, target)
+    if pos_weight is None:
+        values = (1 - target) * input - logsigmoid(input)
+    else:
+        values = (1 - target) * input - (1 + (pos_weight - 1) * target) * logsigmoid(input)
+    return reduced(values if weight is None else values * weight, reduction)
+
+
+def kl_div(input: Array, target: Array, reduction: str = "mean", log_target: bool = False) -> Array:
+    """target * (log(target) - input): the input holds log-probabilities (Kullback and Leibler 1951).
+
+    Also "batchmean": the sum over the first axis's length, which is the divergence's definition.
+    """
+    if log_target:
+        values = ops.exp(target) * (target - input)
+    else:
+        some = target > 0
+        values = ops.where(some, target * (ops.log(ops.where(some, target, 1.0)) - input), 0.0)
+    if reduction == "batchmean":
+        return ops.sum(values) / input.shape[0]
+    return reduced(values, reduction)
+
+
+def poisson_nll_loss(
+    input: Array, target: Array, log_input: bool = True, full: bool = False, eps: float = 1e-8, reduction: str = "mean"
+) -> Array:
+    """exp(input) - target * input, or input - target * log(input + eps); `full` adds Stirling's term for the rest."""
+    values = ops.exp(input) - target * input if log_input else input - target * ops.log(input + eps)
+    if full:
+        large = ops.where(target > 1, target, 1.0)
+        stirling = large * ops.log(large) - large + 0.5 * ops.log(2 * math.pi * large)
+        values = values + ops.where(target > 1, stirling, 0.0)
+    return reduced(values, reduction)
+
+
+def gaussian_nll_loss(
+    input: Array, target: Array, var: Array, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
+) -> Array:
+    """(log(var) + (input - target)**2 / var) / 2 (Nix and Weigend 1994); variances below eps count as eps."""
+    if var.ndim == input.ndim - 1 and var.shape == input.shape[:-1]:
+        var = ops.expand_dims(var, -1)
+    limited = ops.where(var < eps, var * 0 + eps, var)
+    # The limit does not change the gradient: that of the limited value is passed on, as in PyTorch.
+    limited = var + (limited - var).detach()
+    values = 0.5 * (ops.log(limited) + ops.square(input - target) / limited)
+    return reduced(values + 0.5 * math.log(2 * math.pi) if full else values, reduction)
+
+
+def hinge_loss(input: Array, target: Array, margin: float = 1.0, reduction: str = "mean") -> Array:
+    """max(0, margin - target * input) for targets -1 and 1 (Cortes and Vapnik 1995)."""
+    _same_shape("hinge_loss", input, target)
+    return reduced(ops.relu(margin - target * input), reduction)
+
+
+def multi_margin_loss(
+    input: Array,
+    target: Array,
+    p: int = 1,
+    margin: float = 1.0,
+    weight: Array | None = None,
+    reduction: str = "mean",
+) -> Array:
+    """The mean over other classes of max(0, margin - input[target] + input[other])**p (Crammer and Singer 2001).
+
+    input (N, C), target (N,) class numbers.
+    """
+    if p not in (1, 2):
+        raise ValueError(f"multi_margin_loss: p is {p}, expected 1 or 2")
+    classes = input.shape[-1]
+    column = ops.expand_dims(target, -1)
+    numbers = ops.arange(classes, dtype=target.dtype, device=input.device)
+    right = numbers == column
+    of_target = ops.sum(ops.where(right, input, 0.0), axis=-1, keepdims=True)
+    terms = ops.relu(margin - of_target + input)
+    terms = ops.square(terms) if p == 2 else terms
+    if weight is not None:
+        terms = terms * ops.expand_dims(ops.take(weight, target), -1)
+    return reduced(ops.sum(ops.where(right, 0.0, terms), axis=-1) / classes, reduction)
+
+
+def hinge_embedding_loss(input: Array, target: Array, margin: float = 1.0, reduction: str = "mean") -> Array:
+    """input for target 1, max(0, margin - input) for target -1."""
+    _same_shape("hinge_embedding_loss", input, target)
+    values = ops.where(ops.equal(target, 1), input, ops.relu(margin - input))
+    return reduced(values, reduction)
+
+
+def margin_ranking_loss(
+    input1: Array, input2: Array, target: Array, margin: float = 0.0, reduction: str = "mean"
+) -> Array:
+    """max(0, -target * (input1 - input2) + margin): target 1 where the first should be larger, else -1."""
+    return reduced(ops.relu(-target * (input1 - input2) + margin), reduction)
+
+
+def pairwise_distance(x1: Array, x2: Array, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Array:
+    """The p-norm of x1 - x2 + eps along the last axis."""
+    difference = x1 - x2 + eps
+    if p == 2.0:
+        return ops.sqrt(ops.sum(ops.square(difference), axis=-1, keepdims=keepdim))
+    size = ops.abs(difference)
+    if p == 1.0:
+        return ops.sum(size, axis=-1, keepdims=keepdim)
+    return ops.sum(size**p, axis=-1, keepdims=keepdim) ** (1 / p)
+
+
+def triplet_margin_loss(
+    anchor: Array,
+    positive: Array,
+    negative: Array,
+    margin: float = 1.0,
+    p: float = 2.0,
+    eps: float = 1e-6,
+    swap: bool = False,
+    reduction: str = "mean",
+) -> Array:
+    """max(0, d(anchor, positive) - d(anchor, negative) + margin) (Balntas et al. 2016); arrays (N, D).
+
+    `swap`: the negative is compared with the nearer of anchor and positive.
+    """
+    near = pairwise_distance(anchor, positive, p, eps)
+    far = pairwise_distance(anchor, negative, p, eps)
+    if swap:
+        far = ops.minimum(far, pairwise_distance(positive, negative, p, eps))
+    return reduced(ops.relu(near - far + margin), reduction)
+
+
+def contrastive_loss(x1: Array, x2: Array, target: Array, margin: float = 1.0, reduction: str = "mean") -> Array:
+    """d**2 / 2 for similar pairs (target 0), max(0, margin - d)**2 / 2 for others (target 1), d the distance of rows.
+
+    Hadsell, Chopra and LeCun 2006, equation 4. x1 and x2 (N, D), target (N,).
+    """
+    squared = ops.sum(ops.square(x1 - x2), axis=-1)
+    # The slope of the root is infinite at 0: there the gradient of the distance is taken as 0.
+    apart = squared > 0
+    distance = ops.where(apart, ops.sqrt(ops.where(apart, squared, 1.0)), 0.0)
+    values = 0.5 * ((1 - target) * squared + target * ops.square(ops.relu(margin - distance)))
+    return reduced(values, reduction)
+
+
+def cosine_similarity(x1: Array, x2: Array, dim: int = 1, eps: float = 1e-8) -> Array:
+    """The cosine of the angle between vectors along an axis; norms below eps count as eps."""
+    norms = [ops.sqrt(ops.maximum(ops.sum(ops.square(x), axis=dim), eps * eps)) for x in (x1, x2)]
+    return ops.sum(x1 * x2, axis=dim) / (norms[0] * norms[1])
+
+
+def cosine_embedding_loss(
+    input1: Array, input2: Array, target: Array, margin: float = 0.0, reduction: str = "mean"
+) -> Array:
+    """1 - cosine for target 1, max(0, cosine - margin) for target -1; inputs (N, D), target (N,)."""
+    cosine = cosine_similarity(input1, input2, dim=-1)
+    return reduced(ops.where(ops.equal(target, 1), 1 - cosine, ops.relu(cosine - margin)), reduction)
