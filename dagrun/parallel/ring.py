@@ -10,6 +10,7 @@ own: chunks of one segment follow each other around the ring without waiting for
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from dagrun.array import Array
@@ -46,57 +47,91 @@ def _same(inputs: Sequence[Any], scalars: Sequence[Any]) -> Any:
     return ((inputs[0].shape, inputs[0].dtype),)
 
 
-REDUCE = Operator(
-    "all_reduce.reduce", _same, lambda xp, own, other: own + other, _lower_add, lane="communication", priority=2
-)
-GATHER = Operator("all_reduce.gather", _same, lambda xp, other: other, _lower_copy, lane="communication", priority=2)
+BASE_PRIORITY = 2  # ahead of compute: what waits for another device has nothing else to do
 
 
-def _check(arrays: Sequence[Array]) -> None:
+@cache
+def reduce_operator(priority: int) -> Operator:
+    """The operator that adds a chunk from another device to one's own."""
+    return Operator(
+        "all_reduce.reduce",
+        _same,
+        lambda xp, own, other: own + other,
+        _lower_add,
+        lane="communication",
+        priority=BASE_PRIORITY + priority,
+    )
+
+
+@cache
+def gather_operator(priority: int) -> Operator:
+    """The operator that copies a chunk from another device."""
+    return Operator(
+        "all_reduce.gather",
+        _same,
+        lambda xp, other: other,
+        _lower_copy,
+        lane="communication",
+        priority=BASE_PRIORITY + priority,
+    )
+
+
+def check(arrays: Sequence[Array], name: str, *, distinct: bool = True) -> None:
+    """Raises where arrays cannot be summed over devices."""
     if not arrays:
-        raise ValueError("all_reduce: expected at least one array")
+        raise ValueError(f"{name}: expected at least one array")
     for array in arrays:
         if not isinstance(array, Array):
-            raise TypeError(f"all_reduce: expected dagrun arrays, got a {type(array).__name__}")
+            raise TypeError(f"{name}: expected dagrun arrays, got a {type(array).__name__}")
     if len({(array.shape, array.dtype) for array in arrays}) > 1:
         given = ", ".join(f"{array.dtype}{array.shape}" for array in arrays)
-        raise ValueError(f"all_reduce: expected arrays of one shape and dtype, got {given}")
+        raise ValueError(f"{name}: expected arrays of one shape and dtype, got {given}")
     places = [array.device for array in arrays]
-    if len(set(places)) != len(places):
-        raise DeviceError(f"all_reduce: expected one array on each device, got {', '.join(map(str, places))}")
+    if distinct and len(set(places)) != len(places):
+        raise DeviceError(f"{name}: expected one array on each device, got {', '.join(map(str, places))}")
     if arrays[0].dtype.kind == "b":
-        raise TypeError("all_reduce: bool arrays have no sum; cast them to an integer")
+        raise TypeError(f"{name}: bool arrays have no sum; cast them to an integer")
 
 
-def _bounds(size: int, parts: int) -> list[tuple[int, int]]:
+def bounds(size: int, parts: int) -> list[tuple[int, int]]:
     return [(size * i // parts, size * (i + 1) // parts) for i in range(parts)]
 
 
-def _chunks(start: int, stop: int, itemsize: int) -> list[tuple[int, int]]:
+def chunks(start: int, stop: int, itemsize: int) -> list[tuple[int, int]]:
     count = max(1, -(-(stop - start) * itemsize // CHUNK_BYTES)) if stop > start else 0
-    return [(start + low, start + high) for low, high in _bounds(stop - start, count)] if count else []
+    return [(start + low, start + high) for low, high in bounds(stop - start, count)] if count else []
 
 
-def _flat(array: Array) -> Array:
+def flat(array: Array) -> Array:
     """The elements one after another in memory: a view where they lie so, else a copy."""
     return reshape(array if array._layout.contiguous else copy(array), -1)
 
 
-def all_reduce(arrays: Sequence[Array]) -> list[Array]:
+def part(line: Array, start: int, stop: int) -> Array:
+    """The elements [start, stop) of an array of one axis."""
+    return view(line, (stop - start,), (line.itemsize,), start * line.itemsize)
+
+
+def all_reduce(arrays: Sequence[Array], *, priority: int = 0) -> list[Array]:
     """The elementwise sum of arrays on different devices, as a list with the sum on each device.
 
-    The arrays have one shape and dtype; they are not changed. Every device gets the same bits. Raises ValueError,
-    TypeError or DeviceError where the arrays do not fit together.
+    The arrays have one shape and dtype; they are not changed. Every device gets the same bits. Among collectives that
+    are ready those of larger `priority` run first. Raises ValueError, TypeError or DeviceError where the arrays do not
+    fit together.
 
         >>> import dagrun as dr
         >>> a, b = dr.ones(3, device="cpu:0"), dr.ones(3, device="cpu:1")
         >>> dr.parallel.all_reduce([a, b])
         [array([2., 2., 2.]), array([2., 2., 2.], device='cpu:1')]
     """
-    _check(arrays)
+    check(arrays, "all_reduce")
     if len(arrays) == 1:
         return [copy(arrays[0])]
-    return list(composed("all_reduce", _GRADIENTS, _all_reduce, arrays, devices=tuple(x.device for x in arrays)))
+    return list(
+        composed(
+            "all_reduce", _GRADIENTS, _all_reduce, arrays, devices=tuple(x.device for x in arrays), priority=priority
+        )
+    )
 
 
 def _sum_of_gradients(gs: list[Any], call: Any) -> Any:
@@ -111,26 +146,23 @@ def _sum_of_gradients(gs: list[Any], call: Any) -> Any:
 _GRADIENTS = Gradients(joint=_sum_of_gradients)
 
 
-def _all_reduce(*arrays: Array, devices: tuple[Device, ...]) -> tuple[Array, ...]:
+def _all_reduce(*arrays: Array, devices: tuple[Device, ...], priority: int) -> tuple[Array, ...]:
     n = len(arrays)
-    sources = [_flat(array) for array in arrays]
+    sources = [flat(array) for array in arrays]
     indices = [device_index(array.device) for array in arrays]
     sums = [empty(source.shape, source.dtype, device=source.device) for source in sources]
     itemsize, size = sources[0].itemsize, sources[0].size
-
-    def part(flat: Array, start: int, stop: int) -> Array:
-        return view(flat, (stop - start,), (itemsize,), start * itemsize)
-
-    segments = _bounds(size, n)
+    add, move = reduce_operator(priority), gather_operator(priority)
+    segments = bounds(size, n)
     for step in range(n - 1):
         for d in range(n):
             left = (d - 1) % n
-            for low, high in _chunks(*segments[(d - step - 1) % n], itemsize):
+            for low, high in chunks(*segments[(d - step - 1) % n], itemsize):
                 incoming = part(sources[left] if step == 0 else sums[left], low, high)
-                apply(REDUCE, (part(sources[d], low, high), incoming), indices[d], outputs=(part(sums[d], low, high),))
+                apply(add, (part(sources[d], low, high), incoming), indices[d], outputs=(part(sums[d], low, high),))
     for step in range(n - 1):
         for d in range(n):
             left = (d - 1) % n
-            for low, high in _chunks(*segments[(d - step) % n], itemsize):
-                apply(GATHER, (part(sums[left], low, high),), indices[d], outputs=(part(sums[d], low, high),))
+            for low, high in chunks(*segments[(d - step) % n], itemsize):
+                apply(move, (part(sums[left], low, high),), indices[d], outputs=(part(sums[d], low, high),))
     return tuple(reshape(total, arrays[0].shape) for total in sums)

@@ -1,0 +1,108 @@
+"""Replicas that meet: each runs in a thread of its own, one at a time and in order, until all are at the same place.
+
+A layer that needs the values of all replicas, such as `SyncBatchNorm`, calls `meet`. Only one thread runs at any time,
+and they take turns at meetings only, in the order of the replicas: so the program is recorded in the same order every
+time. Without such a layer the replicas simply run one after the other, in the calling thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dagrun.core import native
+
+
+class Group:
+    """The replicas of one call, and what they brought to the current meeting."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.turns = [threading.Semaphore(0) for _ in range(count)]
+        self.back = threading.Semaphore(0)
+        self.offers: list[Any] = [None] * count
+        self.answer: Any = None
+        self.waiting = [False] * count
+        self.failure: BaseException | None = None
+
+
+class _Current(threading.local):
+    group: Group | None = None
+    rank = 0
+
+
+_current = _Current()
+
+
+def meet(offer: Any, combine: Callable[[list[Any]], Any]) -> Any:
+    """Brings `offer` to the other replicas; gives what `combine` makes of all offers, in the order of the replicas."""
+    group, rank = _current.group, _current.rank
+    if group is None:
+        return combine([offer])
+    group.offers[rank] = (offer, combine)
+    group.waiting[rank] = True
+    group.back.release()
+    group.turns[rank].acquire()
+    if group.failure is not None:
+        raise RuntimeError("another replica failed") from group.failure
+    return group.answer
+
+
+def run_in_lockstep(calls: Sequence[Callable[[], Any]], modules: Sequence[Any]) -> list[Any]:
+    """The results of one call for each replica. What the first of them raises is raised here."""
+    if len(calls) == 1 or not any(getattr(layer, "meets", False) for layer in modules[0].modules()):
+        return [call() for call in calls]
+    group = Group(len(calls))
+    results: list[Any] = [None] * len(calls)
+    gradients = native.gradients()
+
+    def run(rank: int) -> None:
+        group.turns[rank].acquire()
+        _current.group, _current.rank = group, rank
+        native.set_gradients(gradients)
+        try:
+            if group.failure is None:
+                results[rank] = calls[rank]()
+        except BaseException as error:
+            group.failure = group.failure or error
+        finally:
+            group.waiting[rank] = False
+            group.back.release()
+
+    threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(len(calls))]
+    for thread in threads:
+        thread.start()
+    _take_turns(group)
+    for thread in threads:
+        thread.join()
+    if group.failure is not None:
+        raise group.failure
+    return results
+
+
+def _take_turns(group: Group) -> None:
+    """Lets every replica run to its next meeting or its end, until all have ended."""
+    running = list(range(group.count))
+    while running:
+        for rank in running:
+            group.turns[rank].release()
+            group.back.acquire()
+        meeting = [rank for rank in running if group.waiting[rank]]
+        if meeting and group.failure is None:
+            try:
+                group.answer = _combine(group, meeting)
+            except BaseException as error:
+                group.failure = error
+        for rank in meeting:
+            group.waiting[rank] = False
+        running = meeting
+
+
+def _combine(group: Group, meeting: list[int]) -> Any:
+    if len(meeting) < group.count:
+        raise RuntimeError(
+            f"{len(meeting)} of {group.count} replicas reached a layer where all must meet: replicas must run the same "
+            "layers"
+        )
+    return group.offers[0][1]([offer for offer, _ in group.offers])
