@@ -415,6 +415,7 @@ PyObject* export_handle(Handle* handle, bool readonly) {
 namespace {
 
 void signature_dealloc(PyObject* self) {
+  drop_recipes(reinterpret_cast<Signature*>(self));
   retire(reinterpret_cast<Signature*>(self)->operation);
   Py_XDECREF(reinterpret_cast<Signature*>(self)->context);
   PyTypeObject* type = Py_TYPE(self);
@@ -471,6 +472,8 @@ PyObject* signature_new(PyTypeObject* type, PyObject* args, PyObject*) {
     body->lane = static_cast<Lane>(lane);
     body->priority = priority;
     body->owner = operation.get();
+    body->piece = static_cast<uint32_t>(i);
+    body->pieces = static_cast<uint32_t>(PyTuple_GET_SIZE(bodies));
     for (Py_ssize_t k = 0; k < PyTuple_GET_SIZE(operands); k++) {
       OperandSpec spec;
       int index, mode;
@@ -490,6 +493,7 @@ PyObject* signature_new(PyTypeObject* type, PyObject* args, PyObject*) {
       spec.mode = static_cast<uint8_t>(mode);
       if (!view->exact) spec.mode &= static_cast<uint8_t>(~kOverwrite);
       spec.region = shifted(view->region, offset);
+      if (mode & kDonates) body->donates = true;
       body->operands.push_back(spec);
     }
     operation->bodies.push_back(std::move(body));
@@ -499,6 +503,7 @@ PyObject* signature_new(PyTypeObject* type, PyObject* args, PyObject*) {
   if (self) {
     self->operation = operation.release();
     self->context = nullptr;
+    self->recipes = nullptr;
   }
   return reinterpret_cast<PyObject*>(self);
 }

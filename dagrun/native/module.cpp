@@ -260,6 +260,48 @@ PyObject* alias(PyObject*, PyObject* const* args, Py_ssize_t count) {
   return reinterpret_cast<PyObject*>(made);
 }
 
+// again(signatures, tag, output or None, *inputs): records the signature that the dict holds under (tag, layouts of the
+// arrays given); None where it holds none, or the arrays are not all arrays of one device.
+PyObject* again(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  constexpr Py_ssize_t kMost = 6;
+  if (count < 4 || !PyDict_Check(args[0])) return PyErr_Format(PyExc_TypeError, "again: expected a dict, a tag and arrays");
+  const Py_ssize_t n = count - 3;
+  Handle* inputs[kMost];
+  if (n > kMost) Py_RETURN_NONE;
+  Device* device = nullptr;
+  const bool into = args[2] != Py_None;
+  for (Py_ssize_t i = into ? 2 : 3; i < count; i++) {
+    if (!is_array(args[i])) Py_RETURN_NONE;
+    auto* handle = reinterpret_cast<Handle*>(args[i]);
+    if (device && handle->buffer->device != device) Py_RETURN_NONE;
+    device = handle->buffer->device;
+    if (i == 2) continue;
+    // What overlaps the output may need a copy first.
+    if (into && handle->buffer == reinterpret_cast<Handle*>(args[2])->buffer) Py_RETURN_NONE;
+    inputs[i - 3] = handle;
+  }
+  PyObject* key = PyTuple_New(n + 1 + into);
+  if (!key) return nullptr;
+  PyTuple_SET_ITEM(key, 0, Py_NewRef(args[1]));
+  for (Py_ssize_t i = into ? 2 : 3; i < count; i++) {
+    auto* layout = reinterpret_cast<PyObject*>(reinterpret_cast<Handle*>(args[i])->layout);
+    PyTuple_SET_ITEM(key, i - (into ? 1 : 2), Py_NewRef(layout));
+  }
+  PyObject* known = PyDict_GetItemWithError(args[0], key);
+  Py_DECREF(key);
+  if (!known) {
+    if (PyErr_Occurred()) return nullptr;
+    Py_RETURN_NONE;
+  }
+  auto* signature = reinterpret_cast<Signature*>(Py_NewRef(known));  // the dict may change while a bound is waited for
+  auto* output = reinterpret_cast<Handle*>(args[2]);
+  PyObject* result = record(signature, inputs, nullptr, into ? &output : nullptr, device, nullptr);
+  Py_DECREF(known);
+  return result;
+}
+
+PyObject* sequence(PyObject*, PyObject*) { return PyLong_FromUnsignedLongLong(next_sequence()); }
+
 PyObject* site(PyObject*, PyObject*) { return PyLong_FromUnsignedLong(current_site()); }
 
 PyObject* describe(PyObject*, PyObject* object) {
@@ -564,6 +606,20 @@ PyObject* set_hooks(PyObject*, PyObject* args, PyObject* kwargs) {
 
 PyObject* gradients_now(PyObject*, PyObject*) { return PyBool_FromLong(gradients); }
 
+PyObject* set_observer(PyObject*, PyObject* callable) {
+  PyObject* was = observer ? observer : Py_NewRef(Py_None);
+  observer = callable == Py_None ? nullptr : Py_NewRef(callable);
+  return was;
+}
+
+PyObject* observe(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  if (!observer) Py_RETURN_NONE;
+  PyObject* held = Py_NewRef(observer);
+  PyObject* done = PyObject_Vectorcall(held, args, static_cast<size_t>(count), nullptr);
+  Py_DECREF(held);
+  return done;
+}
+
 PyObject* set_gradients(PyObject*, PyObject* args) {
   int on;
   if (!PyArg_ParseTuple(args, "p", &on)) return nullptr;
@@ -601,6 +657,9 @@ PyMethodDef methods[] = {
     {"view", view, METH_VARARGS, "view(array, layout, offset, rule, *arguments): another view of the array's buffer."},
     {"alias", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(alias)), METH_FASTCALL,
      "alias(array[, record]): the same elements under another handle, whose autodiff record is `record`."},
+    {"again", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(again)), METH_FASTCALL,
+     "again(signatures, tag, output or None, *inputs): records what the dict holds under (tag, *layouts), or None."},
+    {"sequence", sequence, METH_NOARGS, "sequence() -> a number; nodes made from now on have larger ones"},
     {"site", site, METH_NOARGS, "site() -> a number for the innermost line outside the package"},
     {"describe_site", describe, METH_O, "describe_site(number) -> (file, line, function)"},
     {"from_memory", from_memory, METH_VARARGS, "from_memory(layout, device, buffer, copy)"},
@@ -622,6 +681,9 @@ PyMethodDef methods[] = {
     {"in_task", in_task_now, METH_NOARGS, "Whether this thread is running a task."},
     {"set_hooks", KEYWORDS(set_hooks), "Registers what the layers above provide."},
     {"set_gradients", set_gradients, METH_VARARGS, "set_gradients(on) -> what it was in this thread"},
+    {"set_observer", set_observer, METH_O, "set_observer(callable or None) -> what it was in this thread"},
+    {"observe", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(observe)), METH_FASTCALL,
+     "observe(node, result): tells this thread's observer."},
     {"gradients", gradients_now, METH_NOARGS, "gradients() -> whether this thread records how gradients flow"},
     {"set_prefix", set_prefix, METH_VARARGS, "set_prefix(package folder, folder in it that counts as user code)"},
     {"here", here, METH_NOARGS, "The user's line, as a task recorded now would remember it."},
@@ -640,6 +702,6 @@ PyMODINIT_FUNC PyInit__native() {
   module.executor = new Executor();  // never destroyed: worker threads may outlive the interpreter
   module.executor->python_body = run_python_body;
   module.executor->dispose = dispose;
-  if (!add_types(m)) return nullptr;
+  if (!add_types(m) || !add_tape(m)) return nullptr;
   return m;
 }

@@ -1,9 +1,68 @@
-"""Functions of neural networks, without state of their own; names and arguments as in PyTorch."""
+"""Layers and losses as functions, without state of their own; names and arguments as in PyTorch."""
 
-from dagrun.nn.functional.convolution import conv1d, conv2d, conv_transpose2d, fold, unfold
-from dagrun.nn.functional.dropout import dropout, dropout1d, dropout2d
-from dagrun.nn.functional.embedding import embedding
-from dagrun.nn.functional.normalization import batch_norm, group_norm, instance_norm, layer_norm, local_response_norm
+from dagrun.nn.functional.activations import (
+    celu,
+    elu,
+    gelu,
+    glu,
+    hardsigmoid,
+    hardswish,
+    hardtanh,
+    leaky_relu,
+    logsigmoid,
+    mish,
+    prelu,
+    relu,
+    relu6,
+    selu,
+    sigmoid,
+    silu,
+    softmin,
+    softplus,
+    softsign,
+    tanh,
+    tanhshrink,
+    threshold,
+)
+from dagrun.nn.functional.attention import (
+    multi_head_attention,
+    scaled_dot_product_attention,
+)
+from dagrun.nn.functional.convolution import (
+    conv1d,
+    conv2d,
+    conv_transpose2d,
+    fold,
+    pair,
+    unfold,
+)
+from dagrun.nn.functional.ctc import (
+    ctc_loss,
+)
+from dagrun.nn.functional.linear import (
+    bilinear,
+    linear,
+)
+from dagrun.nn.functional.losses import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    contrastive_loss,
+    cosine_embedding_loss,
+    cosine_similarity,
+    gaussian_nll_loss,
+    hinge_embedding_loss,
+    hinge_loss,
+    huber_loss,
+    kl_div,
+    l1_loss,
+    margin_ranking_loss,
+    mse_loss,
+    multi_margin_loss,
+    pairwise_distance,
+    poisson_nll_loss,
+    smooth_l1_loss,
+    triplet_margin_loss,
+)
 from dagrun.nn.functional.pooling import (
     adaptive_avg_pool1d,
     adaptive_avg_pool2d,
@@ -14,7 +73,15 @@ from dagrun.nn.functional.pooling import (
     max_pool1d,
     max_pool2d,
 )
-from dagrun.nn.functional.softmax import cross_entropy, log_softmax, nll_loss, softmax
+from dagrun.nn.functional.recurrent import (
+    recurrent,
+)
+from dagrun.nn.functional.softmax import (
+    cross_entropy,
+    log_softmax,
+    nll_loss,
+    softmax,
+)
 
 __all__ = [
     "adaptive_avg_pool1d",
@@ -23,24 +90,62 @@ __all__ = [
     "adaptive_max_pool2d",
     "avg_pool1d",
     "avg_pool2d",
-    "batch_norm",
+    "bilinear",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "celu",
+    "contrastive_loss",
     "conv1d",
     "conv2d",
     "conv_transpose2d",
+    "cosine_embedding_loss",
+    "cosine_similarity",
     "cross_entropy",
-    "dropout",
-    "dropout1d",
-    "dropout2d",
-    "embedding",
+    "ctc_loss",
+    "elu",
     "fold",
-    "group_norm",
-    "instance_norm",
-    "layer_norm",
-    "local_response_norm",
+    "gaussian_nll_loss",
+    "gelu",
+    "glu",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
+    "hinge_embedding_loss",
+    "hinge_loss",
+    "huber_loss",
+    "kl_div",
+    "l1_loss",
+    "leaky_relu",
+    "linear",
     "log_softmax",
+    "logsigmoid",
+    "margin_ranking_loss",
     "max_pool1d",
     "max_pool2d",
+    "mish",
+    "mse_loss",
+    "multi_head_attention",
+    "multi_margin_loss",
     "nll_loss",
+    "pair",
+    "pairwise_distance",
+    "poisson_nll_loss",
+    "prelu",
+    "recurrent",
+    "relu",
+    "relu6",
+    "scaled_dot_product_attention",
+    "selu",
+    "sigmoid",
+    "silu",
+    "smooth_l1_loss",
     "softmax",
+    "softmin",
+    "softplus",
+    "softsign",
+    "tanh",
+    "tanhshrink",
+    "threshold",
+    "triplet_margin_loss",
     "unfold",
 ]

@@ -218,3 +218,17 @@ def bad_calls(lab: Lab) -> Any:
         message_of(lambda: n.view(x, None, 0)).replace("NoneType", "None"),
     ]
     return messages
+
+
+def again(lab: Lab) -> Any:
+    """What was recorded under a tag and layouts is recorded again; anything unknown gives None."""
+    n = lab.start()
+    x, y, out = lab.array([1, 2]), lab.array([3, 4]), lab.array([0, 0])
+    signature = lab.signature("add", ADD, x._layout, [x._layout, y._layout])
+    known = {("tag", x._layout, y._layout): signature, ("into", out._layout, x._layout, y._layout): signature}
+    assert lab.values(n.again(known, "tag", None, x, y)) == [4, 6]
+    assert n.again(known, "into", out, x, y) is out and lab.values(out) == [4, 6]
+    assert n.again(known, "other", None, x, y) is None
+    assert n.again(known, "tag", None, x, 3.0) is None
+    assert n.again(known, "into", x, x, y) is None  # may need a copy first
+    assert n.again(known, "tag", None, x, lab.array([3])) is None
