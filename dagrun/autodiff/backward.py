@@ -9,9 +9,11 @@ from typing import Any
 from dagrun import ops
 from dagrun.array import Array
 from dagrun.autodiff.modes import anomaly, holds_nan, line_of
-from dagrun.core import native
+from dagrun.core import native, scopes
 from dagrun.record.gradients import GIVEN_CALL, GIVEN_G, GIVEN_GS, GIVEN_XP
 from dagrun.record.tape import Leaf, Node, Result, source
+
+_BEFORE_MODULES = scopes.Scope("loss", "", True)  # what the walk meets before it comes to a module
 
 
 def _place(record: Any) -> tuple[Any, int]:
@@ -128,11 +130,13 @@ def walk(
     and what they came from only if it lies `beyond` one of them on the way to another.
     """
     was, observer = native.set_gradients(create_graph), native.set_observer(None)  # anomalies: see `_check_nan`
+    outer = scopes.mark(_BEFORE_MODULES)
     try:
         return _walk(outputs, cotangents, retain or create_graph, create_graph, stops, beyond)
     finally:
         native.set_gradients(was)
         native.set_observer(observer)
+        scopes.mark(outer)
 
 
 def _walk(

@@ -11,6 +11,7 @@ import numpy as np
 
 from dagrun.array import Array, asarray, leaf
 from dagrun.autodiff import no_grad
+from dagrun.core import scopes
 
 Self = TypeVar("Self", bound="Module")
 
@@ -92,6 +93,22 @@ def current_path() -> str:
     return f"{type(root).__name__}.{path}" if path else type(root).__name__
 
 
+def _mark_backward(result: Any, kind: str) -> None:
+    """Lets the gradient of a module's result mark where the backward pass of that module begins."""
+    marks = scopes.marks()
+    assert marks is not None
+    backward = scopes.Scope(current_path(), kind, True)
+
+    def begin(_: Array) -> None:
+        scopes.mark(backward)
+
+    for array in result if isinstance(result, (tuple, list)) else (result,):
+        # What a container returns is mostly the result of its last module, which comes first here.
+        if isinstance(array, Array) and array.requires_grad and not any(array is known for known in marks.hooked):
+            marks.hooked.append(array)
+            array.register_hook(begin)
+
+
 class Module:
     """The base of layers and models: define `__init__` and `forward`, call the module like a function.
 
@@ -129,6 +146,7 @@ class Module:
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         modules = _scope.modules
         modules.append(self)
+        outer = None if scopes.marks() is None else scopes.mark(scopes.Scope(current_path(), type(self).__name__))
         try:
             if self._pre_hooks:
                 for hook in tuple(self._pre_hooks.values()):
@@ -140,9 +158,13 @@ class Module:
                 for hook in tuple(self._hooks.values()):
                     changed = hook(self, inputs, result)
                     result = result if changed is None else changed
+            if outer is not None:
+                _mark_backward(result, type(self).__name__)
             return result
         finally:
             modules.pop()
+            if outer is not None:
+                scopes.mark(outer)
 
     # ---- attributes
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from dagrun.array import Array
 from dagrun.autodiff import gradients as gradients_of
 from dagrun.autodiff import no_grad
+from dagrun.core import scopes
 from dagrun.devices import Device
 from dagrun.devices import device as find_device
 from dagrun.nn import Module
@@ -74,8 +76,10 @@ class Replicas:
         for k, value in enumerate(losses):
             module = self._module_of(k)
             parameters = [p for p in module.parameters() if p.requires_grad]
-            share = value * (rows[k] / sum(rows))  # the mean over all rows, as the sum of the parts' shares
-            own = gradients_of(share, parameters, allow_unused=True)
+            with scopes.scope("loss"):
+                share = value * (rows[k] / sum(rows))  # the mean over all rows, as the sum of the parts' shares
+            with scopes.scope("loss", backward=True):
+                own = gradients_of(share, parameters, allow_unused=True)
             with no_grad():
                 found.append([p * 0.0 if g is None else g for p, g in zip(parameters, own, strict=True)])
             losses[k] = share.detach()
@@ -91,7 +95,12 @@ class Replicas:
 
     def _forward(self, loss: Loss, parts: Sequence[Any]) -> list[Array]:
         modules = [self._module_of(k) for k in range(len(parts))]
-        calls = [lambda m=m, p=p: loss(m, p) for m, p in zip(modules, parts, strict=True)]
+
+        def call(module: Module, part: Any) -> Array:
+            with scopes.scope("loss"):
+                return loss(module, part)
+
+        calls = [partial(call, m, p) for m, p in zip(modules, parts, strict=True)]
         return run_in_lockstep(calls, modules)
 
     def _set(self, found: list[list[Array]]) -> None:

@@ -1,25 +1,34 @@
 """Folding a long list of tasks into few boxes that still follow the program's lines."""
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
+from dagrun.core.scopes import Scope
 from dagrun.core.trace import TaskRecord
+from dagrun.viz.style import kind_of
 
 Key = Callable[[TaskRecord], Hashable]
 
 
-def fold(records: Sequence[TaskRecord], limit: int) -> list[list[TaskRecord]]:
+def fold(
+    records: Sequence[TaskRecord], limit: int, scopes: Mapping[int, Scope] | None = None
+) -> list[list[TaskRecord]]:
     """At most `limit` groups of tasks that belong together, in program order of their first task.
 
-    The first of these that is small enough is taken: operations, with the blocks of one in one group; runs of one
-    operator of one line on one device; the same over the whole program (the turns of a loop become one); one group per
-    line and device; per function and device. What is still too long keeps its largest groups, and the rest becomes one.
+    The first of these that is small enough is taken: operations, with the blocks of one in one group; scopes (such as
+    the forward pass of one layer on one device), then those that hold them; runs of one operator of one line on one
+    device; the same over the whole program (the turns of a loop become one); one group per line and device; per
+    function and device. What is still too long keeps its largest groups, and the rest becomes one.
     """
     if limit < 1:
         raise ValueError(f"a graph needs at least one box, got limit={limit}")
     groups = _operations(records)
     if len(groups) <= limit:
         return groups
+    for depth in range(max((scope.path.count(".") + 1 for scope in (scopes or {}).values()), default=0), 0, -1):
+        groups = _scoped(records, scopes or {}, depth)
+        if len(groups) <= limit:
+            return groups
     groups = _runs(records)
     keys: tuple[Key, ...] = (
         lambda r: (r.device, r.lane, r.name, r.file, r.line),
@@ -31,6 +40,19 @@ def fold(records: Sequence[TaskRecord], limit: int) -> list[list[TaskRecord]]:
             return groups
         groups = _grouped(records, key)
     return groups if len(groups) <= limit else _largest(groups, limit)
+
+
+def common_scope(records: Sequence[TaskRecord], scopes: Mapping[int, Scope]) -> Scope | None:
+    """The innermost scope that holds all tasks; None where there is none."""
+    found = [scopes.get(record.sequence) for record in records]
+    first = found[0] if found else None
+    if first is None or any(scope is None or scope.backward != first.backward for scope in found):
+        return None
+    for depth in range(first.path.count(".") + 1, 0, -1):
+        above = {scope.above(depth) for scope in found if scope is not None}
+        if len(above) == 1:
+            return above.pop()
+    return None
 
 
 def common_names(records: Sequence[TaskRecord], shown: int = 2) -> str:
@@ -60,6 +82,19 @@ def _operations(records: Sequence[TaskRecord]) -> list[list[TaskRecord]]:
         groups[-1].append(record)
         members.add(record.sequence)
     return groups
+
+
+def _scoped(records: Sequence[TaskRecord], scopes: Mapping[int, Scope], depth: int) -> list[list[TaskRecord]]:
+    """One group for what a scope does on a device; what is in none by operations."""
+    groups: dict[Hashable, list[TaskRecord]] = {}
+    outside = [record for record in records if record.sequence not in scopes]
+    for i, group in enumerate(_operations(outside)):
+        groups[i] = group
+    for record in records:
+        if record.sequence in scopes:
+            key = (record.device, kind_of(record), scopes[record.sequence].above(depth))
+            groups.setdefault(key, []).append(record)
+    return sorted(groups.values(), key=lambda group: group[0].sequence)
 
 
 def _runs(records: Sequence[TaskRecord]) -> list[list[TaskRecord]]:

@@ -11,9 +11,10 @@ from typing import Any
 import graphviz
 import networkx
 
+from dagrun.core.scopes import Scope
 from dagrun.core.trace import Access, TaskRecord, conflict, overlap, shared_nbytes
 from dagrun.viz.dot import render_dot
-from dagrun.viz.fold import common_names, fold
+from dagrun.viz.fold import common_names, common_scope, fold
 from dagrun.viz.intervals import length, union
 from dagrun.viz.style import FAILED_COLOUR, TaskKind, device_colours, format_nbytes, kind_of
 
@@ -25,6 +26,7 @@ _QUICK_LAYOUT = {"nslimit": "0.5", "nslimit1": "0.5", "mclimit": "0.1", "splines
 _SHAPES: dict[TaskKind, str] = {"compute": "box", "copy": "parallelogram", "collective": "octagon", "python": "note"}
 _STRENGTH = {"RAW": 0, "WAW": 1, "WAR": 2}
 _FONT = "Helvetica"
+_LONG_SHAPES = 60  # letters
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class _Array:
 class Graph:
     """The tasks of a program and the order between them, to look at, to save, or to study with networkx.
 
-    `inputs` and `outputs` name buffers. Of several edges between two tasks the strongest counts: RAW (reads what was
+    `inputs` and `outputs` name buffers, `scopes` the parts of the program that recorded tasks, by sequence. Of several edges between two tasks the strongest counts: RAW (reads what was
     written), then WAW, then WAR. In a picture the blocks of one operation share a box; above `MAX_BOXES` of them, so do
     the tasks of one operator, line and device.
 
@@ -59,10 +61,12 @@ class Graph:
         records: Sequence[TaskRecord],
         inputs: Mapping[int, str] | None = None,
         outputs: Mapping[int, str] | None = None,
+        scopes: Mapping[int, Scope] | None = None,
     ) -> None:
         self.records = tuple(sorted(records, key=lambda record: record.sequence))
         self.inputs = dict(inputs or {})
         self.outputs = dict(outputs or {})
+        self.scopes = dict(scopes or {})
         self._edges = _edges_of(self.records)
 
     def __repr__(self) -> str:
@@ -90,7 +94,7 @@ class Graph:
 
         `expand` draws every task, `hazards=False` leaves the dashed edges (WAR and WAW) out.
         """
-        groups = [[record] for record in self.records] if expand else fold(self.records, MAX_BOXES)
+        groups = [[record] for record in self.records] if expand else fold(self.records, MAX_BOXES, self.scopes)
         box_of = {record.sequence: box for box, group in enumerate(groups) for record in group}
         colours = device_colours(record.device for record in self.records)
         arrays_in, arrays_out = self._arrays(box_of)
@@ -111,7 +115,7 @@ class Graph:
             for box in array.boxes:
                 dot.edge(f"in{i}", f"t{box}")
         for box, group in enumerate(groups):
-            _draw_box(dot, f"t{box}", group, colours)
+            _draw_box(dot, f"t{box}", group, colours, self.scopes)
         edges = _folded(self._edges, box_of, groups)
         shown = _needed_hazards(edges, len(groups)) if hazards else set()
         for (tail, head), (edge, crosses) in edges.items():
@@ -265,16 +269,26 @@ def _needed_hazards(edges: Mapping[tuple[int, int], tuple[_Edge, bool]], n_boxes
     }
 
 
-def _draw_box(dot: graphviz.Digraph, node: str, group: Sequence[TaskRecord], colours: Mapping[str, str]) -> None:
+def _draw_box(
+    dot: graphviz.Digraph,
+    node: str,
+    group: Sequence[TaskRecord],
+    colours: Mapping[str, str],
+    scopes: Mapping[int, Scope],
+) -> None:
     first = group[0]
-    count = f" &#215; {len(group)}" if len(group) > 1 else ""
+    names, count = _text(common_names(group)), f" &#215; {len(group)}" if len(group) > 1 else ""
     shapes = {record.shapes.rsplit("->", 1)[-1].strip() for record in group}
-    lines = [f"<b>{_text(common_names(group))}</b>{count}"]
-    if len(shapes) == 1 and (shape := shapes.pop()):
-        lines.append(f'<font point-size="9">{_text(shape)}</font>')
     places = {record.location for record in group}
-    if len(places) == 1 and (place := places.pop()):
-        lines.append(f'<font point-size="9" color="#444444">{_text(place)}</font>')
+    scope = common_scope(group, scopes) if len(group) > 1 else scopes.get(first.sequence)
+    if scope is not None:
+        lines = [f"<b>{_text(_scope_title(scope))}</b>", f'<font point-size="9">{names}{count}</font>']
+    else:
+        lines = [f"<b>{names}</b>{count}"]
+        if len(places) == 1 and (place := places.pop()):
+            lines.append(f'<font point-size="9" color="#444444">{_text(place)}</font>')
+    if len(shapes) == 1 and (shape := _short(shapes.pop())):
+        lines.insert(1, f'<font point-size="9">{_text(shape)}</font>')
     devices = sorted({record.device for record in group})
     failed = any(record.failed for record in group)
     if failed:
@@ -289,6 +303,17 @@ def _draw_box(dot: graphviz.Digraph, node: str, group: Sequence[TaskRecord], col
         tooltip=graphviz.escape(_tooltip(group, devices)),
         **({"color": FAILED_COLOUR, "penwidth": "2.5"} if failed else {}),
     )
+
+
+def _scope_title(scope: Scope) -> str:
+    """The names below the outermost module, the layer's kind, and which pass."""
+    path = scope.path.partition(".")[2] or scope.path
+    return f"{path} {scope.kind}".strip() + (" backward" if scope.backward else "")
+
+
+def _short(shapes: str) -> str:
+    """The first of many results."""
+    return shapes if len(shapes) <= _LONG_SHAPES else f"{shapes.split('), ')[0]}), ..."
 
 
 def _tooltip(group: Sequence[TaskRecord], devices: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from dagrun.core import native, tracing
+from dagrun.core.scopes import marking
 from dagrun.viz.graph import Graph
 from dagrun.viz.profile import Profile
 
@@ -36,7 +37,7 @@ def graph(function: Callable[..., Any], /, *args: Any, **options: Any) -> Graph:
         Graph(2 tasks, 1 edges on cpu:0)
     """
     names = function.__code__.co_varnames if hasattr(function, "__code__") else ()
-    with tracing() as records:
+    with tracing() as records, marking() as marks:
         result = function(*args, **options)
     inputs: dict[int, str] = {}
     for i, arg in enumerate(args):
@@ -46,7 +47,7 @@ def graph(function: Callable[..., Any], /, *args: Any, **options: Any) -> Graph:
         for name, array in _arrays(value, option):
             inputs.setdefault(array._buffer, name)
     outputs = {array._buffer: name for name, array in _arrays(result, "result")}
-    return Graph(records, inputs=inputs, outputs=outputs)
+    return Graph(records, inputs=inputs, outputs=outputs, scopes=marks.of(record.sequence for record in records))
 
 
 def profile() -> AbstractContextManager[Profile]:
