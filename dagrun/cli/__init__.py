@@ -1,1 +1,1 @@
-"""The command line: `dagrun demo`, `dagrun info`."""
+"""The command line: `dagrun demo`, `train`, `graph`, `profile`, `scale`, `info`."""

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from dagrun import __version__
-from dagrun.cli import demo, info
+from dagrun.cli import demo, graph, info, profile, scale, train
 from dagrun.errors import DagrunError
 
 
@@ -16,11 +16,11 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="dagrun",
         description="Write serial NumPy; it runs as a graph, on every core and device at once.",
-        epilog="Start with `dagrun demo`. `dagrun COMMAND --help` explains a command.",
+        epilog="Start with `dagrun demo`, then `dagrun train lenet`. `dagrun COMMAND --help` explains a command.",
     )
     top.add_argument("--version", action="version", version=f"dagrun {__version__}")
     commands = top.add_subparsers(title="commands", dest="command", metavar="COMMAND")
-    for module in (demo, info):
+    for module in (demo, train, graph, profile, scale, info):
         module.add_command(commands)
     return top
 
