@@ -47,7 +47,7 @@ def _restore(node: Node, place: int, create_graph: bool) -> Any:
     if value._version != saved[2 * place + 1]:
         task = value.task
         raise RuntimeError(
-            f"the gradient of {plan.name} ({line_of(node.site)}) needs an array of shape {value.shape} that was "
+            f"the gradient of {plan.name} ({line_of(node)}) needs an array of shape {value.shape} that was "
             f"overwritten since, at {task.file}:{task.line} ({task.name}); compute a new array there, or copy it before"
         )
     result = ~plan.program.reads[place]
@@ -61,7 +61,7 @@ def _flow(node: Node, gs: list[Any], create_graph: bool) -> Iterable[tuple[int, 
     plan = node.plan
     if node.saved is None:
         raise RuntimeError(
-            f"backward through {plan.name} ({line_of(node.site)}) a second time: what it needs was freed; give "
+            f"backward through {plan.name} ({line_of(node)}) a second time: what it needs was freed; give "
             "retain_graph=True to the first call"
         )
     flows = []
@@ -109,7 +109,7 @@ def _zeros_of(node: Node, index: int) -> Array:
 def _check_nan(g: Any, node: Node) -> None:
     if holds_nan(g):
         raise FloatingPointError(
-            f"the gradient of {node.plan.name} holds a NaN; the operation was recorded at {line_of(node.site)}"
+            f"the gradient of {node.plan.name} holds a NaN; the operation was recorded at {line_of(node)}"
         )
 
 
