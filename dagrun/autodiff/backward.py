@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from heapq import heappop, heappush
 from typing import Any
 
 from dagrun import ops
 from dagrun.array import Array
-from dagrun.autodiff.modes import anomaly
+from dagrun.autodiff.modes import anomaly, holds_nan, line_of
 from dagrun.core import native
+from dagrun.record.gradients import GIVEN_CALL, GIVEN_G, GIVEN_GS, GIVEN_XP
 from dagrun.record.tape import Leaf, Node, Result, source
 
 
@@ -21,11 +22,6 @@ def key_of(record: Any) -> tuple[int, int]:
     """What `walk` knows a record by."""
     node, index = _place(record)
     return id(node), index
-
-
-def _line(site: Any) -> str:
-    file, line, function = native.describe_site(site)
-    return f"{file}:{line} in {function}"
 
 
 def fit(g: Any, like: Any, name: str) -> Any:
@@ -41,65 +37,80 @@ def fit(g: Any, like: Any, name: str) -> Any:
     return g if g.dtype == like.dtype else ops.astype(g, like.dtype)
 
 
-def _collect(node: Node, name: str, create_graph: bool) -> Any:
-    """What a rule reads under a name."""
-    assert node.saved is not None
-    kept = node.saved[name]
-    if type(kept) is list:
-        return tuple(_restore(node, name, x, version, create_graph) for x, version in kept)
-    value, version = kept
-    return _restore(node, name, value, version, create_graph)
-
-
-def _restore(node: Node, name: str, value: Any, version: int, create_graph: bool) -> Any:
+def _restore(node: Node, place: int, create_graph: bool) -> Any:
+    """What was saved at a place."""
+    saved = node.saved
+    value = saved[2 * place]
     if type(value) is not Array:
         return value
-    if value._version != version:
+    plan = node.plan
+    if value._version != saved[2 * place + 1]:
         task = value.task
         raise RuntimeError(
-            f"the gradient of {node.name} ({_line(node.site)}) needs an array of shape {value.shape} that was "
+            f"the gradient of {plan.name} ({line_of(node)}) needs an array of shape {value.shape} that was "
             f"overwritten since, at {task.file}:{task.line} ({task.name}); compute a new array there, or copy it before"
         )
-    if create_graph and name in node.gradients.results:
-        index = node.gradients.results.index(name)
-        return native.alias(value, node if len(node.call.outputs) == 1 else Result(node, index))
+    result = ~plan.program.reads[place]
+    if create_graph and result >= 0:
+        return native.alias(value, node if len(plan.call.outputs) == 1 else Result(node, result))
     return value
 
 
-def _flow(node: Node, gs: list[Any], create_graph: bool) -> Sequence[Any]:
-    """The gradients of a node's operands."""
+def _flow(node: Node, gs: list[Any], create_graph: bool) -> Iterable[tuple[int, Any]]:
+    """Which operands get a gradient, and the gradients."""
+    plan = node.plan
     if node.saved is None:
         raise RuntimeError(
-            f"backward through {node.name} ({_line(node.site)}) a second time: what it needs was freed; give "
+            f"backward through {plan.name} ({line_of(node)}) a second time: what it needs was freed; give "
             "retain_graph=True to the first call"
         )
-    gradients = node.gradients
+    flows = []
+    for operand, rule, sources in plan.program.steps:
+        given: list[Any] = []
+        for place in sources:
+            if place == GIVEN_G:
+                if gs[0] is None:  # another result asked: this one contributes zeros
+                    gs[0] = _zeros_of(node, 0)
+                given.append(gs[0])
+            elif place == GIVEN_XP:
+                given.append(ops)
+            elif place == GIVEN_CALL:
+                given.append(plan.call)
+            elif place == GIVEN_GS:
+                given.append(gs)
+            elif type(place) is tuple:
+                given.append(tuple(_restore(node, one, create_graph) for one in place))
+            else:
+                given.append(_restore(node, place, create_graph))
+        flow = rule(*given)
+        if operand < 0:
+            return enumerate(flow if isinstance(flow, (tuple, list)) else (flow,))
+        flows.append((operand, flow))
+    return flows
 
-    def call(rule: Any) -> Any:
-        function, names, _ = rule
-        if gs[0] is None and "g" in names:  # another result asked: this one contributes zeros
-            gs[0] = _zeros_of(node, 0)
-        given = {"g": gs[0], "gs": gs, "xp": ops, "call": node.call}
-        return function(*[given[n] if n in given else _collect(node, n, create_graph) for n in names])
 
-    if gradients.joint is not None:
-        flows = call(gradients.joint)
-        return flows if isinstance(flows, (tuple, list)) else (flows,)
-    rules = gradients.rules
-    return [
-        call(rules[i]) if parent is not None and i < len(rules) and rules[i] is not None else None
-        for i, parent in enumerate(node.parents)
-    ]
+def _tell(node: Node, gs: list[Any]) -> None:
+    """Calls the hooks of a node's results, and keeps the gradients that were asked for."""
+    for index, hooks in (node.hooks or {}).items():
+        for hook in hooks:
+            if gs[index] is not None:
+                changed = hook(gs[index])
+                gs[index] = gs[index] if changed is None else changed
+    for index, kept in (node.kept or {}).items():
+        if gs[index] is not None:
+            kept[0] = gs[index] if kept[0] is None else kept[0] + gs[index]
 
 
 def _zeros_of(node: Node, index: int) -> Array:
-    view = node.call.outputs[index]
-    return ops.zeros(view.shape, dtype=view.dtype, device=node.call.device)
+    view = node.plan.call.outputs[index]
+    return ops.zeros(view.shape, dtype=view.dtype, device=node.plan.call.device)
 
 
-def _check_nan(g: Any, node: Node, what: str) -> None:
-    if bool(ops.any(ops.isnan(g))):
-        raise FloatingPointError(f"{what} {node.name} holds a NaN; the operation was recorded at {_line(node.site)}")
+def _check_nan(g: Any, node: Node) -> None:
+    if holds_nan(g):
+        raise FloatingPointError(
+            f"the gradient of {node.plan.name} holds a NaN; the operation was recorded at {line_of(node)}"
+        )
 
 
 def walk(
@@ -116,18 +127,19 @@ def walk(
     With `stops`, records of arrays, also theirs, by `key_of` the record; nothing is visited that does not lead to them,
     and what they came from only if it lies `beyond` one of them on the way to another.
     """
-    was = native.set_gradients(create_graph)
+    was, observer = native.set_gradients(create_graph), native.set_observer(None)  # anomalies: see `_check_nan`
     try:
         return _walk(outputs, cotangents, retain or create_graph, create_graph, stops, beyond)
     finally:
         native.set_gradients(was)
+        native.set_observer(observer)
 
 
 def _walk(
     outputs: Sequence[Array], cotangents: Sequence[Array], retain: bool, create_graph: bool, stops: Any, beyond: bool
 ) -> dict[Any, Any]:
-    pending: dict[int, list[Any]] = {}  # gradients of a node's results, by the node's id
-    queue: list[tuple[int, int, Node]] = []
+    pending: dict[Node, list[Any]] = {}  # gradients of a node's results
+    queue: list[tuple[int, Node]] = []  # those that have some, the newest first
     found: dict[Any, Any] = {}
     wanted = set(map(key_of, stops or ()))
     stopping = {node for node, _ in wanted}
@@ -141,10 +153,10 @@ def _walk(
             return
         if useful is not None and id(node) not in useful and id(node) not in stopping:
             return
-        gs = pending.get(id(node))
+        gs = pending.get(node)
         if gs is None:
-            gs = pending[id(node)] = [None] * max(1, len(node.call.outputs))
-            heapq.heappush(queue, (-node.sequence, id(node), node))
+            gs = pending[node] = [None] * max(1, len(node.plan.call.outputs))
+            heappush(queue, (-node.sequence, node))
         gs[index] = g if gs[index] is None else gs[index] + g
 
     for y, g in zip(outputs, cotangents, strict=True):
@@ -156,30 +168,29 @@ def _walk(
             )
         give(record, g)
     while queue:
-        _, _, node = heapq.heappop(queue)
-        gs = pending.pop(id(node))
-        for index, hooks in (node.hooks or {}).items():
-            for hook in hooks:
-                if gs[index] is not None:
-                    changed = hook(gs[index])
-                    gs[index] = gs[index] if changed is None else changed
-        for index, kept in (node.kept or {}).items():
-            if gs[index] is not None:
-                kept[0] = gs[index] if kept[0] is None else kept[0] + gs[index]
-        for index, g in enumerate(gs):
-            if g is not None and (id(node), index) in wanted:
-                found[(id(node), index)] = (node, g)
-        if useful is not None and id(node) not in useful:
-            continue
+        node = heappop(queue)[1]
+        gs = pending.pop(node)
+        if node.hooks is not None or node.kept is not None:
+            _tell(node, gs)
+        if useful is not None:
+            for index, g in enumerate(gs):
+                if g is not None and (id(node), index) in wanted:
+                    found[(id(node), index)] = (node, g)
+            if id(node) not in useful:
+                continue
         flows = _flow(node, gs, create_graph)
         if not retain:
             node.saved = None
-        for parent, g, like in zip(node.parents, flows, node.call.inputs, strict=False):
+        parents, inputs = node.parents, node.plan.call.inputs
+        for k, g in flows:
+            parent = parents[k]
             if parent is None or g is None:
                 continue
-            g = fit(g, like, node.name) if like is not None else g
+            like = inputs[k]
+            if like is not None and like is not g._layout:
+                g = fit(g, like, node.plan.name)
             if anomaly.on:
-                _check_nan(g, node, "the gradient of")
+                _check_nan(g, node)
             give(parent, g)
     for key, (leaf, g) in found.items():
         if type(leaf) is Leaf:

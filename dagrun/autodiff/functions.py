@@ -15,7 +15,7 @@ from dagrun.core import native
 from dagrun.ops import random
 from dagrun.ops.manipulation import SAME_ELEMENTS
 from dagrun.record.gradients import Gradients
-from dagrun.record.tape import Call, Leaf, Node, Result, attach, sequence_now, source
+from dagrun.record.tape import Call, Leaf, Node, Plan, Result, attach, sequence_now, source
 
 
 def _input(x: Any) -> Array:
@@ -309,7 +309,8 @@ def checkpoint(function: Callable[..., Any], *arguments: Any, **options: Any) ->
     if records and results:
         attributes = {"function": lambda: function(*arguments, **options), "records": records, "draws": draws}
         call = Call(attributes, (None,) * len(records), tuple(y._layout for y in results), results[0].device)
-        node = Node("checkpoint", _CHECKPOINT, tuple(records), call)
+        program = _CHECKPOINT.program((1 << len(records)) - 1, len(records))
+        node = Node(Plan("checkpoint", call, program), tuple(records), ())
         for index, y in enumerate(results):
             if y.dtype.kind == "f":
                 y._node = node if len(results) == 1 else Result(node, index)

@@ -6,6 +6,7 @@ import threading
 from contextlib import ContextDecorator
 from typing import Any
 
+from dagrun import ops
 from dagrun.core import native
 
 
@@ -56,17 +57,53 @@ class _Anomaly(threading.local):
 anomaly = _Anomaly()
 
 
+def holds_nan(x: Any) -> bool:
+    """Whether an element is NaN; waits for the array."""
+    return x.dtype.kind == "f" and bool(ops.any(ops.isnan(x)))
+
+
+def line_of(node: Any) -> str:
+    """Where the user recorded an operation."""
+    file, line, function = native.describe_site(node.site)
+    return f"{file}:{line} in {function}"
+
+
+def _check_results(node: Any, results: Any) -> None:
+    for y in results if type(results) is tuple else (results,):
+        if holds_nan(y):
+            raise FloatingPointError(
+                f"{node.plan.name} at {line_of(node)} gave a NaN, in a result of shape {y.shape}; what it was computed "
+                "from on tracked arrays held none"
+            )
+
+
 class detect_anomaly(ContextDecorator):  # noqa: N801  (a context manager, named like a function)
     """In the block, the first operation or gradient whose result holds a NaN raises FloatingPointError with its line.
 
-    Every operation on tracked arrays is waited for: for finding faults, not for training.
+    Looks at operations on arrays that require gradients, and waits for each: for finding faults, not for training.
+    It concerns the calling thread only. A NaN that arises in backward names the line of the forward operation.
+
+        >>> import dagrun as dr
+        >>> x = dr.asarray([-1.0], requires_grad=True)
+        >>> with dr.detect_anomaly():
+        ...     dr.log(x) + 1  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        FloatingPointError: log at ... gave a NaN, in a result of shape (1,); ...
     """
 
+    def __init__(self) -> None:
+        self._were: list[Any] = []
+
+    def _recreate_cm(self) -> detect_anomaly:
+        return detect_anomaly()  # each call of a decorated function, in whatever thread, has its own
+
     def __enter__(self) -> None:
-        self._was, anomaly.on = anomaly.on, True
+        self._were.append((anomaly.on, native.set_observer(_check_results)))
+        anomaly.on = True
 
     def __exit__(self, *failure: Any) -> None:
-        anomaly.on = self._was
+        anomaly.on, observer = self._were.pop()
+        native.set_observer(observer)
 
 
-__all__ = ["anomaly", "detect_anomaly", "enable_grad", "is_grad_enabled", "no_grad"]
+__all__ = ["anomaly", "detect_anomaly", "enable_grad", "holds_nan", "is_grad_enabled", "line_of", "no_grad"]

@@ -415,6 +415,7 @@ PyObject* export_handle(Handle* handle, bool readonly) {
 namespace {
 
 void signature_dealloc(PyObject* self) {
+  drop_recipes(reinterpret_cast<Signature*>(self));
   retire(reinterpret_cast<Signature*>(self)->operation);
   Py_XDECREF(reinterpret_cast<Signature*>(self)->context);
   PyTypeObject* type = Py_TYPE(self);
@@ -499,6 +500,7 @@ PyObject* signature_new(PyTypeObject* type, PyObject* args, PyObject*) {
   if (self) {
     self->operation = operation.release();
     self->context = nullptr;
+    self->recipes = nullptr;
   }
   return reinterpret_cast<PyObject*>(self);
 }

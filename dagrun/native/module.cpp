@@ -260,6 +260,8 @@ PyObject* alias(PyObject*, PyObject* const* args, Py_ssize_t count) {
   return reinterpret_cast<PyObject*>(made);
 }
 
+PyObject* sequence(PyObject*, PyObject*) { return PyLong_FromUnsignedLongLong(next_sequence()); }
+
 PyObject* site(PyObject*, PyObject*) { return PyLong_FromUnsignedLong(current_site()); }
 
 PyObject* describe(PyObject*, PyObject* object) {
@@ -564,6 +566,20 @@ PyObject* set_hooks(PyObject*, PyObject* args, PyObject* kwargs) {
 
 PyObject* gradients_now(PyObject*, PyObject*) { return PyBool_FromLong(gradients); }
 
+PyObject* set_observer(PyObject*, PyObject* callable) {
+  PyObject* was = observer ? observer : Py_NewRef(Py_None);
+  observer = callable == Py_None ? nullptr : Py_NewRef(callable);
+  return was;
+}
+
+PyObject* observe(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  if (!observer) Py_RETURN_NONE;
+  PyObject* held = Py_NewRef(observer);
+  PyObject* done = PyObject_Vectorcall(held, args, static_cast<size_t>(count), nullptr);
+  Py_DECREF(held);
+  return done;
+}
+
 PyObject* set_gradients(PyObject*, PyObject* args) {
   int on;
   if (!PyArg_ParseTuple(args, "p", &on)) return nullptr;
@@ -601,6 +617,7 @@ PyMethodDef methods[] = {
     {"view", view, METH_VARARGS, "view(array, layout, offset, rule, *arguments): another view of the array's buffer."},
     {"alias", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(alias)), METH_FASTCALL,
      "alias(array[, record]): the same elements under another handle, whose autodiff record is `record`."},
+    {"sequence", sequence, METH_NOARGS, "sequence() -> a number; nodes made from now on have larger ones"},
     {"site", site, METH_NOARGS, "site() -> a number for the innermost line outside the package"},
     {"describe_site", describe, METH_O, "describe_site(number) -> (file, line, function)"},
     {"from_memory", from_memory, METH_VARARGS, "from_memory(layout, device, buffer, copy)"},
@@ -622,6 +639,9 @@ PyMethodDef methods[] = {
     {"in_task", in_task_now, METH_NOARGS, "Whether this thread is running a task."},
     {"set_hooks", KEYWORDS(set_hooks), "Registers what the layers above provide."},
     {"set_gradients", set_gradients, METH_VARARGS, "set_gradients(on) -> what it was in this thread"},
+    {"set_observer", set_observer, METH_O, "set_observer(callable or None) -> what it was in this thread"},
+    {"observe", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(observe)), METH_FASTCALL,
+     "observe(node, result): tells this thread's observer."},
     {"gradients", gradients_now, METH_NOARGS, "gradients() -> whether this thread records how gradients flow"},
     {"set_prefix", set_prefix, METH_VARARGS, "set_prefix(package folder, folder in it that counts as user code)"},
     {"here", here, METH_NOARGS, "The user's line, as a task recorded now would remember it."},
@@ -640,6 +660,6 @@ PyMODINIT_FUNC PyInit__native() {
   module.executor = new Executor();  // never destroyed: worker threads may outlive the interpreter
   module.executor->python_body = run_python_body;
   module.executor->dispose = dispose;
-  if (!add_types(m)) return nullptr;
+  if (!add_types(m) || !add_tape(m)) return nullptr;
   return m;
 }

@@ -38,10 +38,13 @@ struct Operation {
   PyObject* explain = nullptr;  // (code, details) -> (exception type, message)
 };
 
+struct Recipe;
+
 struct Signature {
   PyObject_HEAD
   Operation* operation;
   PyObject* context;  // what autodiff knows of it; nullptr where results do not depend on operands differentiably
+  std::vector<std::unique_ptr<Recipe>>* recipes;  // how its autodiff records are made: see tape.cpp
 };
 
 // What all views of one buffer that came from each other share: how a differentiable write through one reaches the rest.
@@ -79,6 +82,7 @@ struct Module {
   PyTypeObject* handle_type = nullptr;
   PyTypeObject* export_type = nullptr;
   PyTypeObject* family_type = nullptr;
+  PyTypeObject* node_type = nullptr;
   PyObject* binary_slow = nullptr;         // (operator number, left, right, out or None)
   PyObject* make_error = nullptr;          // failure dict -> exception
   PyObject* start = nullptr;               // called once, before the first task
@@ -90,7 +94,8 @@ struct Module {
 };
 extern Module module;
 extern thread_local bool in_task;
-extern thread_local bool gradients;  // whether this thread records how gradients flow
+extern thread_local bool gradients;      // whether this thread records how gradients flow
+extern thread_local PyObject* observer;  // in this thread called with each node and its results, or nullptr
 
 // handles.cpp
 Layout* make_layout(PyObject* dtype, int code, int64_t itemsize, const int64_t* dims, int ndim);
@@ -113,6 +118,13 @@ void retire(Operation* operation);
 uint32_t current_site();
 PyObject* describe_site(uint32_t site);  // (file, line, function)
 void set_package_prefix(const char* prefix, const char* user_prefix);
+
+// tape.cpp
+int remember(Signature* signature, Handle* const* inputs, size_t n_in, const uint64_t* scalars, Handle* result,
+             uint32_t site);  // 1: recorded for autodiff, 0: the hook in Python has to do it, -1: an error
+void drop_recipes(Signature* signature);
+uint64_t next_sequence();
+bool add_tape(PyObject* m);
 
 // waiting.cpp
 int wait_handle(Handle* handle);  // -1 with the failure or KeyboardInterrupt raised

@@ -305,7 +305,10 @@ PyObject* record(Signature* signature, Handle* const* inputs, const uint64_t* sc
     bool wanted = false;
     for (size_t i = 0; i < n_in; i++) wanted |= tracked(inputs[i]);
     for (size_t i = 0; outputs && i < n_out; i++) wanted |= tracked(outputs[i]);
-    if (wanted && !tell_autodiff(signature, inputs, n_in, scalars, callable, result, outputs != nullptr)) {
+    int done = 0;
+    if (wanted && !outputs && !callable && n_out == 1) done = remember(signature, inputs, n_in, scalars, results[0], site);
+    if (!done && wanted && !tell_autodiff(signature, inputs, n_in, scalars, callable, result, outputs != nullptr)) done = -1;
+    if (done < 0) {
       Py_DECREF(result);
       return nullptr;
     }

@@ -235,7 +235,7 @@ def _with_kept_copies(op: Elementwise, operands: list[Any], out: Array) -> list[
     if rules is None:
         return operands
     wanted = sum(1 << k for k, x in enumerate(operands) if type(x) is Array and x._tracked)
-    kept = {index for _, is_result, index in rules.reads(wanted) if not is_result}
+    kept = rules.program(wanted, len(operands)).reads
     return [
         copied(x) if k in kept and type(x) is Array and x._buffer == out._buffer else x for k, x in enumerate(operands)
     ]

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 OPERANDS = ("a", "b", "c", "d")
 RESULTS = ("y", "z")
+
+GIVEN_G, GIVEN_GS, GIVEN_XP, GIVEN_CALL = -1, -2, -3, -4
+_GIVEN = {"g": GIVEN_G, "gs": GIVEN_GS, "xp": GIVEN_XP, "call": GIVEN_CALL}  # what rules read without its being saved
+
+
+class Program(NamedTuple):
+    """Rules, made ready for one set of operands."""
+
+    reads: tuple[int, ...]  # what is saved: operand k, or result ~k
+    steps: tuple[
+        tuple[int, Callable[..., Any], tuple[int | tuple[int, ...], ...]], ...
+    ]  # operand (-1: all), rule, names
 
 
 class Gradients:
@@ -22,7 +34,7 @@ class Gradients:
     None for zeros. The rule `joint` returns those of all operands.
     """
 
-    __slots__ = ("_reads", "joint", "operands", "rest", "results", "rules")
+    __slots__ = ("_programs", "joint", "operands", "results", "rules")
 
     def __init__(
         self,
@@ -41,33 +53,41 @@ class Gradients:
         results: Sequence[str] = RESULTS,
     ) -> None:
         """Gives the rules, for those that need what is defined later."""
-        names = tuple(operands)
-        self.rest = len(names) - 1 if names and names[-1].startswith("*") else -1  # the first of those under one name
-        self.operands, self.results = tuple(name.lstrip("*") for name in names), tuple(results)
+        self.operands, self.results = tuple(operands), tuple(results)
         self.rules = tuple(None if rule is None else self._with_names(rule) for rule in rules)
         self.joint = None if joint is None else self._with_names(joint)
-        self._reads: dict[int, tuple[tuple[str, bool, int], ...]] = {}
+        self._programs: dict[tuple[int, int], Program] = {}
 
-    def _with_names(self, rule: Callable[..., Any]) -> tuple[Callable[..., Any], tuple[str, ...], tuple[str, ...]]:
+    def _with_names(self, rule: Callable[..., Any]) -> tuple[Callable[..., Any], tuple[str, ...]]:
         names = getattr(rule, "names", None) or tuple(inspect.signature(rule).parameters)
-        kept = tuple(name for name in names if name in self.operands or name in self.results)
-        unknown = set(names) - set(kept) - {"g", "gs", "xp", "call"}
+        unknown = set(names) - {name.lstrip("*") for name in self.operands} - set(self.results) - set(_GIVEN)
         if unknown:
             raise TypeError(f"a gradient rule names {sorted(unknown)}: no operand or result of the operator")
-        return rule, names, kept
+        return rule, names
 
-    def reads(self, wanted: int) -> tuple[tuple[str, bool, int], ...]:
-        """What the rules of the wanted operands (a bit for each) read: name, whether it is a result, and which."""
-        known = self._reads.get(wanted)
+    def program(self, wanted: int, count: int) -> Program:
+        """What to save and to call for an operation of `count` operands, of which those in `wanted` (bits) need it."""
+        known = self._programs.get((wanted, count))
         if known is None:
-            asked = [self.joint] if self.joint else [r for k, r in enumerate(self.rules) if r and wanted >> k & 1]
-            names = dict.fromkeys(name for rule in asked for name in rule[2])
-            known = tuple(
-                (n, False, self.operands.index(n)) if n in self.operands else (n, True, self.results.index(n))
-                for n in names
-            )
-            self._reads[wanted] = known
+            asked = [(-1, self.joint)] if self.joint else [(k, r) for k, r in enumerate(self.rules) if wanted >> k & 1]
+            places: dict[int, int] = {}
+            steps = []
+            for k, rule in asked:
+                if rule is not None:
+                    steps.append((k, rule[0], tuple(self._source(name, count, places) for name in rule[1])))
+            known = self._programs[wanted, count] = Program(tuple(places), tuple(steps))
         return known
+
+    def _source(self, name: str, count: int, places: dict[int, int]) -> int | tuple[int, ...]:
+        """Where a rule finds what it names: a place among what is saved, several, or a code of what is given."""
+        if name in _GIVEN:
+            return _GIVEN[name]
+        if name in self.results:
+            return places.setdefault(~self.results.index(name), len(places))
+        if name in self.operands:
+            return places.setdefault(self.operands.index(name), len(places))
+        first = self.operands.index("*" + name)
+        return tuple(places.setdefault(k, len(places)) for k in range(first, count))
 
 
 def undefined(name: str) -> Gradients:

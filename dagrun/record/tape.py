@@ -14,21 +14,23 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import count
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from dagrun.core import native
-from dagrun.record.gradients import Gradients
+from dagrun.record.gradients import Gradients, Program
 
-_sequence = count(1)
+MOST_VIEW_PLANS = 1 << 14
 _array_type = native.Array
 
-
-def sequence_now() -> int:
-    """Nodes made from now on have larger numbers."""
-    return next(_sequence)
+# One recorded operation, `Node(plan, parents, saved)`: `plan` is what the nodes of one signature share, `parents` the
+# record that each operand came from (or None), `saved` what its rules read, each followed by its version (or 0 for a
+# scalar); None once it was freed. Further fields: `sequence`, larger than those of all nodes before; `site`, the user's
+# line; `hooks` and `kept`, by result, what to call with its gradient and where to keep it; `token`, see `Family`.
+Node = native.Node
+sequence_now = native.sequence  # nodes made from now on have larger numbers
 
 
 class Leaf:
@@ -44,29 +46,12 @@ class Leaf:
         self.site = native.site()
 
 
-class Node:
-    """One recorded operation: its rules, where its operands came from, and what the rules read."""
-
-    __slots__ = ("call", "gradients", "hooks", "kept", "name", "parents", "saved", "sequence", "site", "token")
-
-    def __init__(self, name: str, gradients: Gradients, parents: tuple[Any, ...], call: Call) -> None:
-        self.name, self.gradients, self.parents, self.call = name, gradients, parents, call
-        self.sequence = next(_sequence)
-        self.site = native.site()
-        self.saved: (
-            dict[str, Any] | None
-        ) = {}  # by name: an array and its version, or a scalar and 0; or a list of them
-        self.hooks: dict[int, list[Callable[[Any], Any]]] | None = None  # by result
-        self.kept: dict[int, list[Any]] | None = None  # gradients that were asked for, by result
-        self.token: Any = None
-
-
 class Result:
     """One of several results of a node."""
 
     __slots__ = ("index", "node", "token")
 
-    def __init__(self, node: Node, index: int) -> None:
+    def __init__(self, node: Any, index: int) -> None:
         self.node, self.index, self.token = node, index, None
 
 
@@ -83,10 +68,19 @@ class Call:
         return self.attributes[name]
 
 
-class Context:
-    """What the hook needs to know of a signature, worked out once for it."""
+class Plan:
+    """What nodes share."""
 
-    __slots__ = ("_calls", "attributes", "gradients", "inputs", "mask", "name", "outputs", "scalars", "updates")
+    __slots__ = ("call", "name", "program")
+
+    def __init__(self, name: str, call: Call, program: Program) -> None:
+        self.name, self.call, self.program = name, call, program
+
+
+class Context:
+    """What autodiff needs to know of a signature, worked out once for it."""
+
+    __slots__ = ("_plans", "attributes", "gradients", "inputs", "mask", "name", "outputs", "scalars", "updates")
 
     def __init__(
         self,
@@ -106,14 +100,36 @@ class Context:
         self.outputs, self.updates = outputs, updates
         if updates:  # the target is an operand, too: it keeps its other elements
             self.inputs = (outputs[0], *self.inputs)
-        self._calls: dict[Any, Call] = {}  # by device
+        self._plans: dict[Any, Plan] = {}  # by device and wanted operands
 
-    def call(self, device: Any) -> Call:
-        """The call of this signature on a device."""
-        known = self._calls.get(device)
+    def plan(self, device: Any, wanted: int) -> Plan:
+        """The plan of nodes of this signature on a device, where some operands (a bit for each) need gradients."""
+        known = self._plans.get((device, wanted))
         if known is None:
-            known = self._calls[device] = Call(self.attributes, self.inputs, self.outputs, device)
+            call = Call(self.attributes, self.inputs, self.outputs, device)
+            program = self.gradients.program(wanted, len(self.inputs))
+            known = self._plans[device, wanted] = Plan(self.name, call, program)
         return known
+
+    def recipe(self, device: Any, bits: int) -> tuple[Plan, tuple[int, ...], tuple[tuple[str, int], ...]] | None:
+        """How the native core makes nodes where the input arrays `bits` are tracked; None: by `record_node`.
+
+        The plan, for each operand the array among the inputs (-1 for a scalar), and what to save: "r" the result,
+        "a" an input array, or a scalar by its kind.
+        """
+        arrays, numbers, kinds = 0, 0, []
+        for scalar in self.mask:
+            if scalar:
+                dtype = self.scalars[numbers]
+                kinds.append(({"f8": "d", "f4": "s"}.get(dtype.str[1:], dtype.kind.replace("b", "?")), numbers))
+                numbers += 1
+            else:
+                kinds.append(("a", arrays))
+                arrays += 1
+        operands = tuple(index if kind == "a" else -1 for kind, index in kinds)
+        plan = self.plan(device, sum(1 << k for k, index in enumerate(operands) if index >= 0 and bits >> index & 1))
+        reads = tuple(kinds[which] if which >= 0 else ("r", 0) for which in plan.program.reads)
+        return None if any(kind == "f" for kind, _ in reads) else (plan, operands, reads)  # "f": float16
 
 
 def _place(x: Any) -> dict[str, Any]:
@@ -126,7 +142,7 @@ def shape_of(record: Any) -> tuple[int, ...]:
     if type(record) is Leaf:
         return record.shape
     node, index = (record.node, record.index) if type(record) is Result else (record, 0)
-    return node.call.outputs[index].shape
+    return node.plan.call.outputs[index].shape
 
 
 def source(x: Any) -> Any:
@@ -137,7 +153,7 @@ def source(x: Any) -> Any:
     own = x._node
     if own is None or own.token is not family.token:
         call = Call(_place(x), (None,), (x._layout,), x.device)
-        own = Node("view", STRIDED, (family.node,), call)
+        own = Node(Plan("view", call, STRIDED.program(1, 1)), (family.node,), ())
         own.token = family.token
         x._node = own
     x._requires_grad = True
@@ -165,52 +181,52 @@ def record_node(context: Context, inputs: tuple[Any, ...], result: Any, packed: 
     if context.updates:
         operands = (result, *operands)
     device = inputs[0].device if inputs else result.device
-    attach(context.name, context.gradients, operands, result, context.call(device), in_place)
+    records, wanted = _records(operands)
+    if wanted or in_place:
+        _remember(context.plan(device, wanted), operands, records, result, in_place)
 
 
 def attach(
     name: str, gradients: Gradients, operands: Sequence[Any], result: Any, call: Call, in_place: bool = False
 ) -> None:
     """Makes `result` (an array or a tuple of them) come from `operands` by these gradients."""
-    wanted = 0
-    records: list[Any] = []
-    for k, x in enumerate(operands):
-        record = source(x) if type(x) is _array_type and x.dtype.kind == "f" else None
-        records.append(record)
-        if record is not None:
-            wanted |= 1 << k
-    if not wanted and not in_place:
-        return
-    node = Node(name, gradients, tuple(records), call)
+    records, wanted = _records(operands)
+    if wanted or in_place:
+        plan = Plan(name, call, gradients.program(wanted, len(operands)))
+        _remember(plan, operands, records, result, in_place)
+
+
+def _records(operands: Sequence[Any]) -> tuple[list[Any], int]:
+    """Where operands come from, and a bit for each that needs a gradient."""
+    records = [source(x) if type(x) is _array_type and x.dtype.kind == "f" else None for x in operands]
+    return records, sum(1 << k for k, record in enumerate(records) if record is not None)
+
+
+def _remember(plan: Plan, operands: Sequence[Any], records: Sequence[Any], result: Any, in_place: bool) -> None:
     several = type(result) is tuple
-    saved = node.saved
-    assert saved is not None
-    for which, is_result, index in gradients.reads(wanted):
-        if is_result:  # without a record, which would lead back to this node
-            x = result[index] if several else result
-            saved[which] = native.alias(x), x._version
-            continue
-        # What the operation itself overwrites is lost to its gradient: see `_collect` in `autodiff.backward`.
-        targets = {y._buffer for y in (result if several else (result,))} if in_place else ()
-        last = len(operands) if index == gradients.rest else index + 1
-        kept = [
-            (native.alias(x, r), -1 if x._buffer in targets else x._version) if type(x) is _array_type else (x, 0)
-            for x, r in zip(operands[index:last], records[index:last], strict=True)
-        ]
-        saved[which] = kept if index == gradients.rest else kept[0]
+    results = result if several else (result,)
+    # What the operation itself overwrites is lost to its gradient: see `_restore` in `autodiff.backward`.
+    lost = {y._buffer for y in results} if in_place else ()
+    saved: list[Any] = []
+    for which in plan.program.reads:
+        x = operands[which] if which >= 0 else results[~which]
+        if type(x) is not _array_type:
+            saved += x, 0
+        elif which < 0:  # without its record, which would lead back to this node
+            saved += native.alias(x), x._version
+        else:
+            saved += native.alias(x, records[which]), -1 if x._buffer in lost else x._version
+    node = Node(plan, tuple(records), tuple(saved))
     if in_place:
-        for x in result if several else (result,):
+        for x in results:
             _write(x, node)
     elif not several:
-        result._node = node
-        result._requires_grad = True
+        _mark(result, node)
     else:
-        for index, x in enumerate(result):
+        for index, x in enumerate(results):
             if x.dtype.kind == "f":
                 _mark(x, Result(node, index))
-    if observers:
-        for observe in observers:
-            observe(node, result)
+    native.observe(node, result)
 
 
 def composed(
@@ -230,15 +246,12 @@ def composed(
     return result
 
 
-observers: list[Callable[[Node, Any], None]] = []  # called with each node and its results, as soon as it is made
-
-
 def _mark(x: Any, node: Any) -> None:
     x._node = node
     x._requires_grad = True
 
 
-def _write(target: Any, node: Node) -> None:
+def _write(target: Any, node: Any) -> None:
     """A differentiable write: the target's record, and through the family that of all other views of the buffer."""
     family = target._family
     if family is None:
@@ -247,7 +260,9 @@ def _write(target: Any, node: Node) -> None:
     before = family.node if family.tracked else family.root
     attributes = _place(target)
     attributes["before"] = (attributes["size"],) if family.tracked or before is None else shape_of(before)
-    whole = Node("write", WRITTEN, (before, node), Call(attributes, (None, target._layout), (), target.device))
+    call = Call(attributes, (None, target._layout), (), target.device)
+    wanted = 2 if before is None else 3
+    whole = Node(Plan("write", call, WRITTEN.program(wanted, 2)), (before, node), ())
     family.node, family.token, family.tracked = whole, object(), True
     node.token = family.token
     _mark(target, node)
@@ -260,18 +275,22 @@ def record_view(x: Any, view: Any, rule: tuple[Any, ...]) -> None:
     parent = source(x)
     if parent is None:
         return
-    gradients, *arguments = rule
-    call = Call({"arguments": tuple(arguments)}, (x._layout,), (view._layout,), x.device)
-    node = Node("view", gradients, (parent,), call)
+    node = Node(_view_plan(x._layout, view._layout, x.device, rule), (parent,), ())
     node.token = parent.token
     _mark(view, node)
+
+
+@lru_cache(MOST_VIEW_PLANS)
+def _view_plan(base: Any, selected: Any, device: Any, rule: tuple[Any, ...]) -> Plan:
+    gradients, *arguments = rule
+    return Plan("view", Call({"arguments": tuple(arguments)}, (base,), (selected,), device), gradients.program(1, 1))
 
 
 def guard_write(target: Any) -> None:
     """RuntimeError where a write would change what a leaf's gradients are taken at."""
     family = target._family
-    leaf = target._node if target._requires_grad else None
-    if leaf is None and family is not None and not family.tracked:
+    leaf = target._node
+    if type(leaf) is not Leaf and family is not None and not family.tracked:
         leaf = family.root
     if type(leaf) is Leaf:
         what = "an array that requires gradients" if leaf is target._node else "a view of an array that requires them"

@@ -21,6 +21,7 @@ from .recording import (
     Array,
     Family,
     Layout,
+    Node,
     Signature,
     as_array,
     as_layout,
@@ -34,16 +35,17 @@ from .recording import (
     mode,
     ready_to_record,
     record_operation,
+    sequence,
     set_package_prefix,
 )
 from .tasks import LANES, Body, Device, Failure, Lane, Settings, Site, Task, function_at
 
 __all__ = [
-    "Array", "Export", "Family", "Layout", "Signature", "add_device", "after_fork", "alias", "binary",
-    "describe_site", "empty", "export", "failures", "from_memory", "gradients", "here", "in_task",
-    "install_binary", "is_ready", "last_writer", "layout", "memory_stats", "pause", "push_batch", "record",
-    "set_gradients", "set_hooks", "set_lane_limit", "set_prefix", "site", "sorter", "start", "stats", "stop", "trace",
-    "trim_memory", "unfinished", "view", "wait", "wait_all",
+    "Array", "Export", "Family", "Layout", "Node", "Signature", "add_device", "after_fork", "alias", "binary",
+    "describe_site", "empty", "export", "failures", "from_memory", "gradients", "here", "in_task", "install_binary",
+    "is_ready", "last_writer", "layout", "memory_stats", "observe", "pause", "push_batch", "record", "sequence",
+    "set_gradients", "set_hooks", "set_lane_limit", "set_observer", "set_prefix", "site", "sorter", "start",
+    "stats", "stop", "trace", "trim_memory", "unfinished", "view", "wait", "wait_all",
 ]  # fmt: skip
 
 _KEEP: Any = object()
@@ -418,6 +420,18 @@ def set_gradients(on: bool, /) -> bool:
     """Whether this thread records how gradients flow; returns what it was."""
     was, mode.gradients = mode.gradients, bool(on)
     return was
+
+
+def set_observer(callable: Any, /) -> Any:
+    """Whom this thread tells of autodiff's nodes and their results; returns whom it told before."""
+    was, mode.observer = mode.observer, callable
+    return was
+
+
+def observe(node: Any, result: Any, /) -> None:
+    """Tells this thread's observer."""
+    if mode.observer is not None:
+        mode.observer(node, result)
 
 
 def gradients() -> bool:

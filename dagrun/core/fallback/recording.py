@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from math import prod
 from pathlib import Path
 from types import FrameType
@@ -35,6 +36,7 @@ class Mode(threading.local):
     """What each thread has switched on."""
 
     gradients = True
+    observer: Callable[..., object] | None = None  # called with each autodiff node and its results
 
 
 hooks = Hooks()
@@ -111,6 +113,25 @@ class Family:
         self.root = root  # the autodiff record of the array that was first viewed
         self.node = self.token = None  # that of the whole buffer since a differentiable write; changes with each
         self.tracked = False
+
+
+class Node:
+    """One recorded operation, as autodiff remembers it: see dagrun/record/tape.py."""
+
+    __slots__ = ("hooks", "kept", "parents", "plan", "saved", "sequence", "site", "token")
+
+    def __init__(self, plan: Any, parents: tuple[Any, ...], saved: tuple[Any, ...], /) -> None:
+        self.plan, self.parents, self.saved = plan, parents, saved
+        self.sequence, self.site = sequence(), current_site()
+        self.hooks = self.kept = self.token = None
+
+
+_numbers = count(1)
+
+
+def sequence() -> int:
+    """A number; nodes made from now on have larger ones."""
+    return next(_numbers)
 
 
 class Array:
