@@ -39,7 +39,7 @@ class _Convolution(Module):
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size = several(kernel_size, self.axes, "kernel_size")
         self.stride = several(stride, self.axes, "stride")
-        self.padding = padding if isinstance(padding, str) else several(padding, self.axes, "padding")
+        self.padding: Any = padding if isinstance(padding, str) else several(padding, self.axes, "padding")
         self.dilation = several(dilation, self.axes, "dilation")
         first, second = (in_channels, out_channels) if self.transposed else (out_channels, in_channels)
         self.weight = blank((first, second // groups, *self.kernel_size), device, dtype)

@@ -38,7 +38,8 @@ class Embedding(Module):
     def from_pretrained(cls, embeddings: Any, freeze: bool = True, padding_idx: int | None = None) -> Embedding:
         """A layer with this table, which is not trained unless `freeze` is False."""
         table = asarray(embeddings)
-        layer = cls(*table.shape, padding_idx=padding_idx, device=table.device, dtype=table.dtype)
+        rows, width = table.shape
+        layer = cls(rows, width, padding_idx, device=table.device, dtype=table.dtype)
         layer.weight = Parameter(table)
         layer.weight.requires_grad = not freeze
         return layer

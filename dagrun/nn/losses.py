@@ -15,7 +15,7 @@ class _Loss(Module):
     Options that are arrays (class weights) are buffers: they move with the module.
     """
 
-    function = staticmethod(F.mse_loss)
+    function: Any = staticmethod(F.mse_loss)
     options: dict[str, Any] = {}  # noqa: RUF012  (read only)
 
     def __init__(self, *values: Any, **named: Any) -> None:
@@ -35,7 +35,8 @@ class _Loss(Module):
                 setattr(self, name, value)
 
     def forward(self, *inputs: Array) -> Array:
-        return type(self).function(*inputs, **{name: getattr(self, name) for name in self._names})
+        value: Array = type(self).function(*inputs, **{name: getattr(self, name) for name in self._names})
+        return value
 
 
 def _loss(name: str, function: Any, **options: Any) -> Any:

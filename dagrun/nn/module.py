@@ -15,7 +15,7 @@ from dagrun.autodiff import no_grad
 Self = TypeVar("Self", bound="Module")
 
 
-def Parameter(data: Any, requires_grad: bool = True) -> Array:  # noqa: N802  (PyTorch's name)
+def Parameter(data: Any, requires_grad: bool = True) -> Array:
     """An array whose gradients are gathered: float32, unless the data is a floating array already.
 
     >>> import dagrun as dr

@@ -58,16 +58,11 @@ class Summary:
             return f"{left}  {right}"
 
         ruler = "-" * len(text(head))
-        return "\n".join(
-            (
-                text(head),
-                ruler,
-                *map(text, body),
-                ruler,
-                f"parameters: {self.parameters:,} ({self.trainable:,} trainable), {self.nbytes:,} bytes with buffers",
-                f"outputs of layers: {self.output_nbytes:,} bytes",
-            )  # fmt: skip
+        totals = (
+            f"parameters: {self.parameters:,} ({self.trainable:,} trainable), {self.nbytes:,} bytes with buffers",
+            f"outputs of layers: {self.output_nbytes:,} bytes",
         )
+        return "\n".join((text(head), ruler, *map(text, body), ruler, *totals))
 
 
 def _arrays(value: Any) -> list[Array]:

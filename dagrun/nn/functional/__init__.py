@@ -1,10 +1,48 @@
-"""Layers and losses as functions, with PyTorch's names and argument order; gradients of any order pass through them."""
+"""Layers and losses as functions, without state of their own; names and arguments as in PyTorch."""
 
-from dagrun.nn.functional.activations import *  # noqa: F403
-from dagrun.nn.functional.attention import multi_head_attention, scaled_dot_product_attention
-from dagrun.nn.functional.convolution import conv1d, conv2d, conv_transpose2d, fold, unfold
-from dagrun.nn.functional.ctc import ctc_loss
-from dagrun.nn.functional.linear import bilinear, linear
+from dagrun.nn.functional.activations import (
+    celu,
+    elu,
+    gelu,
+    glu,
+    hardsigmoid,
+    hardswish,
+    hardtanh,
+    leaky_relu,
+    logsigmoid,
+    mish,
+    prelu,
+    relu,
+    relu6,
+    selu,
+    sigmoid,
+    silu,
+    softmin,
+    softplus,
+    softsign,
+    tanh,
+    tanhshrink,
+    threshold,
+)
+from dagrun.nn.functional.attention import (
+    multi_head_attention,
+    scaled_dot_product_attention,
+)
+from dagrun.nn.functional.convolution import (
+    conv1d,
+    conv2d,
+    conv_transpose2d,
+    fold,
+    pair,
+    unfold,
+)
+from dagrun.nn.functional.ctc import (
+    ctc_loss,
+)
+from dagrun.nn.functional.linear import (
+    bilinear,
+    linear,
+)
 from dagrun.nn.functional.losses import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -25,3 +63,89 @@ from dagrun.nn.functional.losses import (
     smooth_l1_loss,
     triplet_margin_loss,
 )
+from dagrun.nn.functional.pooling import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    adaptive_max_pool1d,
+    adaptive_max_pool2d,
+    avg_pool1d,
+    avg_pool2d,
+    max_pool1d,
+    max_pool2d,
+)
+from dagrun.nn.functional.recurrent import (
+    recurrent,
+)
+from dagrun.nn.functional.softmax import (
+    cross_entropy,
+    log_softmax,
+    nll_loss,
+    softmax,
+)
+
+__all__ = [
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool2d",
+    "avg_pool1d",
+    "avg_pool2d",
+    "bilinear",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "celu",
+    "contrastive_loss",
+    "conv1d",
+    "conv2d",
+    "conv_transpose2d",
+    "cosine_embedding_loss",
+    "cosine_similarity",
+    "cross_entropy",
+    "ctc_loss",
+    "elu",
+    "fold",
+    "gaussian_nll_loss",
+    "gelu",
+    "glu",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
+    "hinge_embedding_loss",
+    "hinge_loss",
+    "huber_loss",
+    "kl_div",
+    "l1_loss",
+    "leaky_relu",
+    "linear",
+    "log_softmax",
+    "logsigmoid",
+    "margin_ranking_loss",
+    "max_pool1d",
+    "max_pool2d",
+    "mish",
+    "mse_loss",
+    "multi_head_attention",
+    "multi_margin_loss",
+    "nll_loss",
+    "pair",
+    "pairwise_distance",
+    "poisson_nll_loss",
+    "prelu",
+    "recurrent",
+    "relu",
+    "relu6",
+    "scaled_dot_product_attention",
+    "selu",
+    "sigmoid",
+    "silu",
+    "smooth_l1_loss",
+    "softmax",
+    "softmin",
+    "softplus",
+    "softsign",
+    "tanh",
+    "tanhshrink",
+    "threshold",
+    "triplet_margin_loss",
+    "unfold",
+]

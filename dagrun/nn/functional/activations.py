@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from dagrun import ops
 from dagrun.array import Array
+from dagrun.nn.functional.softmax import softmax
 from dagrun.ops import relu, sigmoid, silu, tanh
 
 
@@ -111,11 +111,9 @@ def glu(input: Array, dim: int = -1) -> Array:
     return first * sigmoid(second)
 
 
-def softmin(input: Any, dim: int) -> Array:
+def softmin(input: Array, dim: int = -1) -> Array:
     """The softmax of -x along an axis."""
-    from_maximum = -input - ops.max(-input, axis=dim, keepdims=True).detach()
-    weights = ops.exp(from_maximum)
-    return weights / ops.sum(weights, axis=dim, keepdims=True)
+    return softmax(-input, dim)
 
 
 __all__ = [

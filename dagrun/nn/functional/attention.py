@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import dagrun.nn.functional as F
 from dagrun import ops
 from dagrun.array import Array
-from dagrun.nn import functional as F
 from dagrun.nn.functional.linear import linear
+from dagrun.nn.functional.softmax import softmax
 
 
 def _scores_with(scores: Array, mask: Array | None, allowed: bool) -> Array:
@@ -50,7 +51,7 @@ def scaled_dot_product_attention(
         attn_mask = _causal(query.shape[-2], key.shape[-2], query.device)
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     scores = ops.matmul(query * factor, ops.matrix_transpose(key))
-    weights = F.softmax(_scores_with(scores, attn_mask, allowed=True), -1)
+    weights = softmax(_scores_with(scores, attn_mask, allowed=True), -1)
     if dropout_p > 0:
         weights = F.dropout(weights, dropout_p, True)
     return ops.matmul(weights, value)
@@ -76,7 +77,8 @@ def multi_head_attention(
 ) -> tuple[Array, Array | None]:
     """Attention by several heads: query (N, L, E), key and value (N, S, *); results (N, L, E) and weights (N, L, S).
 
-    `in_proj`: weight and bias for query, key and value, or three times those of all together; `out_proj`: for the result. In masks True means "do not look".
+    `in_proj`: weight and bias for query, key and value, or three times those of all together; `out_proj`: for the
+    result. In masks True means "do not look".
     """
     batch, length, _ = query.shape
     if in_proj[0][0] is in_proj[1][0]:  # self-attention: one product for all three
@@ -103,7 +105,7 @@ def multi_head_attention(
     scores = _scores_with(scores, _widened(attn_mask, extra, num_heads), allowed=False)
     if key_padding_mask is not None:
         scores = _scores_with(scores, _longer(key_padding_mask, extra)[:, None, None, :], allowed=False)
-    weights = F.softmax(scores, -1)
+    weights = softmax(scores, -1)
     dropped = F.dropout(weights, dropout_p, True) if dropout_p > 0 else weights
     joined = ops.reshape(ops.permute_dims(ops.matmul(dropped, heads(v)), (0, 2, 1, 3)), (batch, length, q.shape[-1]))
     result = linear(joined, *out_proj)

@@ -46,8 +46,8 @@ def ctc_loss(
     operations for each of T steps. Targets and lengths are read when this is called.
 
         >>> import dagrun as dr
-        >>> even = dr.full((2, 1, 2), 0.5).log()  # of "a-", "-a", "aa" and "--", three collapse to "a"
-        >>> round(dr.nn.functional.ctc_loss(even, [[1]], [2], [1]).exp().item() ** -1, 6)
+        >>> even = dr.log(dr.full((2, 1, 2), 0.5))  # of "a-", "-a", "aa" and "--", three collapse to "a"
+        >>> round(dr.exp(-dr.nn.functional.ctc_loss(even, [[1]], [2], [1])).item(), 6)
         0.75
     """
     single = log_probs.ndim == 2
@@ -72,26 +72,29 @@ def ctc_loss(
     extended[:, 1::2] = labels
     skips = np.zeros((samples, places), bool)
     skips[:, 3::2] = labels[:, 1:] != labels[:, :-1]
-    on = {"device": log_probs.device}
-    may_skip = asarray(skips, **on)
+
+    def there(values: np.ndarray[Any, Any]) -> Array:
+        return asarray(values, device=log_probs.device)
+
+    may_skip = there(skips)
     index = np.broadcast_to(extended, (steps, samples, places))
-    emitted = ops.take_along_axis(log_probs, asarray(np.ascontiguousarray(index), **on), axis=2)
+    emitted = ops.take_along_axis(log_probs, there(np.ascontiguousarray(index)), axis=2)
     never = ops.full((samples, 2), _NEVER, dtype=log_probs.dtype, device=log_probs.device)
 
     start = np.arange(places) < 2
-    alpha = ops.where(asarray(start, **on), emitted[0], _NEVER)
+    alpha = ops.where(there(start), emitted[0], _NEVER)
     for t in range(1, steps):
         before = ops.concatenate([never, alpha], axis=1)
         reached = ops.logaddexp(alpha, before[:, 1:-1])
         reached = ops.where(may_skip, ops.logaddexp(reached, before[:, :-2]), reached)
         after = ops.maximum(reached + emitted[t], _NEVER)
         going = lasting > t
-        alpha = after if going.all() else ops.where(asarray(going[:, None], **on), after, alpha)
+        alpha = after if going.all() else ops.where(there(going[:, None]), after, alpha)
 
     # It may end in the last label or in the blank after it.
     numbers = np.arange(places)
     ends = (numbers == 2 * wanted[:, None]) | ((numbers == 2 * wanted[:, None] - 1) & (wanted[:, None] > 0))
-    final = ops.where(asarray(ends, **on), alpha, _NEVER)
+    final = ops.where(there(ends), alpha, _NEVER)
     best = ops.max(final, axis=1, keepdims=True).detach()
     values = -(ops.log(ops.sum(ops.exp(final - best), axis=1)) + best[:, 0])
     impossible = values > -_NEVER / 2
@@ -99,5 +102,5 @@ def ctc_loss(
     if single:
         return values[0] if reduction != "mean" else values[0] / max(int(wanted[0]), 1)
     if reduction == "mean":
-        return ops.mean(values / asarray(np.maximum(wanted, 1).astype(log_probs.dtype), **on))
+        return ops.mean(values / there(np.maximum(wanted, 1).astype(log_probs.dtype)))
     return reduced(values, reduction)

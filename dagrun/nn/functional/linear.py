@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from dagrun import ops
 from dagrun.array import Array
 from dagrun.autodiff import no_grad

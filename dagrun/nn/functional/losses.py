@@ -176,7 +176,7 @@ def multi_margin_loss(
 def hinge_embedding_loss(input: Array, target: Array, margin: float = 1.0, reduction: str = "mean") -> Array:
     """input for target 1, max(0, margin - input) for target -1."""
     _same_shape("hinge_embedding_loss", input, target)
-    values = ops.where(target == 1, input, ops.relu(margin - input))
+    values = ops.where(ops.equal(target, 1), input, ops.relu(margin - input))
     return reduced(values, reduction)
 
 
@@ -243,4 +243,4 @@ def cosine_embedding_loss(
 ) -> Array:
     """1 - cosine for target 1, max(0, cosine - margin) for target -1; inputs (N, D), target (N,)."""
     cosine = cosine_similarity(input1, input2, dim=-1)
-    return reduced(ops.where(target == 1, 1 - cosine, ops.relu(cosine - margin)), reduction)
+    return reduced(ops.where(ops.equal(target, 1), 1 - cosine, ops.relu(cosine - margin)), reduction)
