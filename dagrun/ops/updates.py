@@ -14,13 +14,25 @@ from typing import Any
 import numpy as np
 
 from dagrun.array import Array
-from dagrun.codegen.expression import Input, Scalar, cast
+from dagrun.codegen.expression import Input, Scalar, cast, topological
 from dagrun.codegen.symbols import Symbol, Symbols
 from dagrun.codegen.updates import update_kernel, update_params
 from dagrun.core import device_index
 from dagrun.ops.cutting import PIECE_BYTES, cut
 from dagrun.ops.elementwise import MOST_PLANS, cast_into, check_writable, copied
-from dagrun.record import READ, WRITE, Body, Known, Operand, Operator, common_device, layout, signature_for, submit
+from dagrun.record import (
+    OVERWRITE,
+    READ,
+    WRITE,
+    Body,
+    Known,
+    Operand,
+    Operator,
+    common_device,
+    layout,
+    signature_for,
+    submit,
+)
 
 MOST_SETS = 64  # in one task
 
@@ -66,19 +78,16 @@ def _operator(name: str, formula: Formula, written: int) -> Operator:
         read = (len(inputs) - shared) // sets
         common, rest = inputs[:shared], inputs[shared:]
         chosen = [(*outputs[k * written : (k + 1) * written], *rest[k * read : (k + 1) * read]) for k in range(sets)]
-        address = _kernel(formula, chosen[0], common, values, written)
+        address, overwritten = _kernel(formula, chosen[0], common, values, written)
         own = [
             [*range(k * written, (k + 1) * written), *(len(outputs) + shared + k * read + r for r in range(read))]
             for k in range(sets)
         ]
         beside = tuple(Operand(len(outputs) + i) for i in range(shared))
         moved = sum(view.nbytes for views in chosen for view in views)
+        modes = [WRITE | OVERWRITE if k in overwritten else READ | WRITE for k in range(written)] + [READ] * read
         if sets > 1:
-            uses = tuple(
-                Operand(index, READ | WRITE if place < written else READ)
-                for indices in own
-                for place, index in enumerate(indices)
-            )
+            uses = tuple(Operand(index, mode) for indices in own for index, mode in zip(indices, modes, strict=True))
             return (Body(address, update_params([views[0].size for views in chosen]), beside + uses, moved),)
         ((views, indices),) = zip(chosen, own, strict=True)
         size = views[0].size
@@ -88,11 +97,11 @@ def _operator(name: str, formula: Formula, written: int) -> Operator:
             uses = tuple(
                 Operand(
                     index,
-                    READ | WRITE if place < written else READ,
+                    mode,
                     start * view.dtype.itemsize,
                     None if whole else layout(view.dtype, (stop - start,)),
                 )
-                for place, (index, view) in enumerate(zip(indices, views, strict=True))
+                for index, mode, view in zip(indices, modes, views, strict=True)
             )
             bodies.append(Body(address, update_params([stop - start]), beside + uses, moved * (stop - start) // size))
         return tuple(bodies)
@@ -100,8 +109,10 @@ def _operator(name: str, formula: Formula, written: int) -> Operator:
     return Operator(name, lambda inputs, scalars, **attributes: (), compute, lower, updates=True)
 
 
-def _kernel(formula: Formula, views: Sequence[Any], common: Sequence[Any], scalars: int, written: int) -> int:
-    """The native body of a formula on operands of these layouts."""
+def _kernel(
+    formula: Formula, views: Sequence[Any], common: Sequence[Any], scalars: int, written: int
+) -> tuple[int, set[int]]:
+    """The native body of a formula on operands of these layouts, and which operands' values it does not read."""
     dtypes = [str(view.dtype) for view in views]
     compute = dtypes[0]
     own = [Symbol(cast(Input(k, dtype), compute)) for k, dtype in enumerate(dtypes)]
@@ -109,7 +120,8 @@ def _kernel(formula: Formula, views: Sequence[Any], common: Sequence[Any], scala
     beside = [Symbol(cast(Scalar(scalars + i, str(view.dtype)), compute)) for i, view in enumerate(common)]
     results = formula(Symbols, *own, *values, *beside)
     trees = [cast(result.node, dtype) for result, dtype in zip(results, dtypes[:written], strict=True)]
-    return update_kernel(trees, dtypes, [str(view.dtype) for view in common], scalars)
+    overwritten = set(range(written)) - {node.index for node in topological(*trees) if isinstance(node, Input)}
+    return update_kernel(trees, dtypes, [str(view.dtype) for view in common], scalars), overwritten
 
 
 # ---- recording

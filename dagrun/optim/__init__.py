@@ -9,14 +9,33 @@
 optimizer.py holds what all share; each rule stands once, as a formula, in the file of its family.
 """
 
+from dagrun.optim import lr_scheduler as lr_scheduler
 from dagrun.optim.adam import Adam, AdamW, NAdam
+from dagrun.optim.adaptive import Adadelta, Adagrad, RMSprop, Rprop
+from dagrun.optim.clipping import clip_grad_norm_, clip_grad_value_
+from dagrun.optim.lamb import LAMB
+from dagrun.optim.lbfgs import LBFGS
+from dagrun.optim.newton import BFGS, Newton
 from dagrun.optim.optimizer import Optimizer
+from dagrun.optim.scaling import LossScaler
 from dagrun.optim.sgd import SGD
 
 __all__ = [
+    "BFGS",
+    "LAMB",
+    "LBFGS",
     "SGD",
+    "Adadelta",
+    "Adagrad",
     "Adam",
     "AdamW",
+    "LossScaler",
     "NAdam",
+    "Newton",
     "Optimizer",
+    "RMSprop",
+    "Rprop",
+    "clip_grad_norm_",
+    "clip_grad_value_",
+    "lr_scheduler",
 ]

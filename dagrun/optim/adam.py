@@ -42,7 +42,7 @@ class Adam(ElementwiseOptimizer):
         p <- p - lr m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps)
 
     in step t = 1, 2, ... `amsgrad` divides by the largest v so far instead (Reddi, Kale and Kumar, "On the convergence
-    of Adam and beyond", 2018). `weight_decay` is an L2 penalty, g + weight_decay p, unless it is decoupled, as in AdamW.
+    of Adam and beyond", 2018). `weight_decay` is an L2 penalty, g + weight_decay p, unless it is decoupled (AdamW).
 
         >>> import dagrun as dr
         >>> p = dr.asarray([1.0, 2.0], requires_grad=True)

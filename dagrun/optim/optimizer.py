@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from math import inf
 from typing import Any, ClassVar
 
@@ -159,6 +160,7 @@ class ElementwiseOptimizer(Optimizer):
     """
 
     counters: ClassVar[tuple[str, ...]] = ("step",)  # numbers in a parameter's state that the formula's scalars need
+    _skip: Array | None = None  # while `step_unless` runs
 
     def _states(self, group: Group) -> tuple[str, ...]:
         """The names of the state arrays, in the order of the formula."""
@@ -198,10 +200,17 @@ class ElementwiseOptimizer(Optimizer):
             else:
                 together.setdefault(key, []).append((p, gradient))
         for key, sets in together.items():
-            counters = dict(zip(self.counters, key[1:], strict=False))
+            before = dict(zip(self.counters, key[1:], strict=False))
+            counters = dict(before)
             if counters:
+                if self._skip is not None:  # whether this step counts is not known here
+                    before = {name: asarray(value, dtype=float, device=key[0]) for name, value in before.items()}
+                    counters = dict(before)
                 counters["step"] = counters["step"] + 1
             self._record(group, sets, self._scalars(group, counters))
+            if self._skip is not None:
+                skip = self._skip.to_device(key[0])
+                counters = {name: where(skip, before[name], value) for name, value in counters.items()}
             for state in states.get(key, ()):
                 state.update(counters)
 
@@ -209,7 +218,26 @@ class ElementwiseOptimizer(Optimizer):
         return dict.fromkeys(self.counters, 0)
 
     def _record(self, group: Group, sets: Sequence[tuple[Array, ...]], scalars: Sequence[Number]) -> None:
-        record_update(self._formula(group), sets, scalars)
+        self._write(self._formula(group), sets, scalars)
+
+    def _write(self, update: Update, sets: Sequence[tuple[Array, ...]], scalars: Sequence[Number]) -> None:
+        """Records an update, which keeps all values as they are where the step is to be skipped."""
+        where = sets[0][0].device
+        arrays = tuple(x.to_device(where) for x in scalars if isinstance(x, Array))
+        numbers = tuple(x for x in scalars if not isinstance(x, Array))
+        if self._skip is not None:
+            arrays += (self._skip.to_device(where),)
+        if arrays:
+            update = _arranged(update, tuple(isinstance(x, Array) for x in scalars), self._skip is not None)
+        record_update(update, sets, numbers, arrays)
+
+    def step_unless(self, skip: Array, closure: Callable[[], Any] | None = None) -> Any:
+        """`step`, which changes nothing where `skip` (an array of one bool) is true; does not wait for it either."""
+        self._skip = skip
+        try:
+            return self.step(closure)
+        finally:
+            self._skip = None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As for all optimizers; state of an optimizer that does not count its steps has made some."""
@@ -217,6 +245,25 @@ class ElementwiseOptimizer(Optimizer):
         for state in self.state.values():
             for counter, value in self._begin().items():
                 state.setdefault(counter, value or 1)
+
+
+@cache
+def _arranged(update: Update, places: tuple[bool, ...], guarded: bool) -> Update:
+    """The update with its scalars in another order: numbers, then arrays (where `places` holds), then whether to skip.
+
+    With `guarded` the written arrays keep their values where the last one is true.
+    """
+
+    def formula(xp: Any, *arguments: Any) -> tuple[Any, ...]:
+        first = len(arguments) - len(places) - guarded
+        numbers, arrays = iter(arguments[first:]), iter(arguments[first + places.count(False) :])
+        scalars = [next(arrays) if is_array else next(numbers) for is_array in places]
+        results = update.formula(xp, *arguments[:first], *scalars)
+        if not guarded:
+            return results
+        return tuple(xp.where(arguments[-1], old, new) for old, new in zip(arguments, results, strict=False))
+
+    return Update.of(update.name, formula, update.written)
 
 
 # ---- parts of formulas

@@ -45,8 +45,8 @@ class SGD(ElementwiseOptimizer):
         p <- p - lr v                              with `nesterov`: p - lr (g + momentum v)
 
     `dampening=0` sums the gradients, `dampening=momentum` averages them: both textbook forms. Nesterov's momentum as in
-    Sutskever et al., "On the importance of initialization and momentum in deep learning" (2013). `weight_decay` is an L2
-    penalty, g + weight_decay p, or with `decoupled_weight_decay` it shrinks the parameters by 1 - lr weight_decay
+    Sutskever et al., "On the importance of initialization and momentum in deep learning" (2013). `weight_decay` is an
+    L2 penalty, g + weight_decay p, or with `decoupled_weight_decay` it shrinks the parameters by 1 - lr weight_decay
     (SGDW: Loshchilov and Hutter, "Decoupled weight decay regularization", 2019).
 
         >>> import dagrun as dr
