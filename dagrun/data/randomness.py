@@ -60,7 +60,7 @@ def sample_seed(*key: int) -> Iterator[None]:
         >>> import numpy as np
         >>> from dagrun import data
         >>> flip = data.RandomHorizontalFlip()
-        >>> with data.sample_seed(1):
+        >>> with data.sample_seed(2):
         ...     flip(np.array([[1, 2]]))
         array([[2, 1]])
     """

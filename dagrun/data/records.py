@@ -1,7 +1,7 @@
 """Packed record files: many samples in one file, with checksums, append-safe, readable in parallel and in part.
 
-The format is docs/records.md: a header, blocks (each with its length and two CRC-32), an index of them, a trailer. Index
-and trailer are a convenience: where they are missing or damaged, the blocks are scanned instead.
+The format is docs/records.md: a header, blocks (each with its length and two CRC-32), an index of them, a trailer.
+Index and trailer are a convenience: where they are missing or damaged, the blocks are scanned instead.
 
 Guarantees:
 - A writer that is killed at any moment leaves a file that opens, with every record whose `write` had returned.
@@ -115,16 +115,23 @@ def _check_header(fd: int, path: Path) -> None:
         raise RecordError(path, len(MAGIC), f"version {version} of the format, expected {VERSION}")
 
 
-def _indexed(fd: int, size: int) -> _Contents | None:
-    """The contents by the index at the end of the file; None where it is missing or anything about it is not right."""
+def _trailer(fd: int, size: int) -> tuple[int, int] | None:
+    """Where the index block begins, and the number of records; None where the file does not end in a good trailer."""
     if size < HEADER_SIZE + BLOCK_SIZE + TRAILER_SIZE:
         return None
-    trailer = _read(fd, TRAILER_SIZE, size - TRAILER_SIZE)
-    if trailer[-8:] != END_MAGIC or not _is_sealed(trailer[:-8]):
+    raw = _read(fd, TRAILER_SIZE, size - TRAILER_SIZE)
+    if raw[-8:] != END_MAGIC or not _is_sealed(raw[:-8]):
         return None
-    begin, count, _ = TRAILER.unpack(trailer[: TRAILER.size])
-    if begin + BLOCK_SIZE + 8 * count + TRAILER_SIZE != size:
+    begin, count, _ = TRAILER.unpack(raw[: TRAILER.size])
+    return (begin, count) if begin + BLOCK_SIZE + 8 * count + TRAILER_SIZE == size else None
+
+
+def _indexed(fd: int, size: int) -> _Contents | None:
+    """The contents by the index at the end of the file; None where it is missing or anything about it is not right."""
+    trailer = _trailer(fd, size)
+    if trailer is None:
         return None
+    begin, count = trailer
     raw = memoryview(_read(fd, BLOCK_SIZE + 8 * count, begin))
     head = _head(raw)
     if isinstance(head, str) or (head.kind, head.length) != (INDEX, 8 * count):
@@ -145,7 +152,9 @@ def _scanned(fd: int, size: int, path: Path, salvage: bool) -> _Contents:
     """The contents by going from block to block. An unfinished block at the end is left out; damage raises."""
     offsets, at = array("Q"), HEADER_SIZE
     torn: str | None = None
-    while at < size and torn is None:
+    trailer = _trailer(fd, size)
+    end = size if trailer is None else trailer[0]  # where a damaged index begins, if that is known
+    while at < end and torn is None:
         raw = _read(fd, BLOCK_SIZE, at)
         if len(raw) < BLOCK_SIZE:
             torn = f"{len(raw)} bytes, the head of a block has {BLOCK_SIZE}"
