@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from autodiff.cases import CASES, NOT_SWEPT, WITHOUT, Case
 
 import dagrun as dr
 from dagrun.core import native
 from dagrun.record import Operator
-from autodiff.cases import CASES, NOT_SWEPT, WITHOUT, Case
 
 NAMES = [f"{case.name}-{number}" for number, case in enumerate(CASES)]
 

@@ -186,7 +186,7 @@ def test_out_writes_are_differentiated() -> None:
 )  # fmt: skip
 def test_leaves_and_their_views_cannot_be_written(write: Any) -> None:
     x = dr.ones(3, requires_grad=True)
-    with pytest.raises(RuntimeError, match="leaf of the graph; use `with dr.no_grad"):
+    with pytest.raises(RuntimeError, match="leaf of the graph; use `with dr"):
         write(x)
     assert x.tolist() == [1.0, 1.0, 1.0]
     with dr.no_grad():
