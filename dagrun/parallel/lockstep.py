@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from contextvars import copy_context
 from typing import Any
 
-from dagrun.autodiff.modes import anomaly
+from dagrun.autodiff.modes import anomaly, detect_anomaly
 from dagrun.core import native
 from dagrun.nn import Module
 
@@ -66,10 +67,10 @@ def run_in_lockstep(calls: Sequence[Callable[[], Any]], modules: Sequence[Module
         group.turns[rank].acquire()
         _current.group, _current.rank = group, rank
         native.set_gradients(gradients)
-        anomaly.on = anomalies
         try:
             if group.failure is None:
-                results[rank] = calls[rank]()
+                with detect_anomaly() if anomalies else nullcontext():
+                    results[rank] = calls[rank]()
         except BaseException as error:
             group.failure = group.failure or error
         finally:
