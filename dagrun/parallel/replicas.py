@@ -115,6 +115,7 @@ class Replicas:
             if not self._ordered:  # a batch of fewer rows than devices
                 for place in self.devices[len(sources) :]:
                     sources.append([zeros_like(g, device=place) for g in sources[0]])
+        totals: list[list[Array]]
         if not used:
             totals = [[] for _ in self.devices]
         elif len(self.devices) == len(sources) == 1:
