@@ -2,8 +2,8 @@
 
 A state is a nest of dicts, lists and tuples of arrays, NumPy arrays, numbers, strings, booleans and None. Arrays become
 tensors of the file, everything else its metadata (as JSON), so that any reader of safetensors can open it
-(https://github.com/huggingface/safetensors). The format has no checksums of its own: a CRC-32 of all contents stands in
-the metadata. A file is written under another name, flushed to the disk and renamed: whatever moment the process is
+(https://github.com/huggingface/safetensors). The format has no checksums of its own: a CRC-32 of all contents stands
+before the JSON. Equal states give equal files. A file is written under another name, flushed to the disk and renamed: whatever moment the process is
 killed at, the last good checkpoint stays.
 """
 
@@ -110,8 +110,8 @@ def save_checkpoint(path: str | os.PathLike[str], state: Any) -> Path:
     path = Path(path)
     tensors: Tensors = {}
     text = json.dumps(_encode(state, tensors, ""), allow_nan=True)
-    metadata = {"format": FORMAT, "state": text, "crc32": _checksum(text, tensors)}
-    write_atomically(path, save(tensors, metadata))
+    # One entry: safetensors writes several in a random order, and equal states shall be equal files.
+    write_atomically(path, save(tensors, {FORMAT: f"{_checksum(text, tensors)} {text}"}))
     return path
 
 
@@ -154,15 +154,14 @@ def load_checkpoint(path: str | os.PathLike[str], device: Any = None) -> Any:
 def _read(path: Path, device: Any) -> Any:
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata() or {}
-        if metadata.get("format") != FORMAT:
-            raise CheckpointError(
-                f"checkpoint {path}: its metadata says format {metadata.get('format')!r}, expected {FORMAT!r}"
-            )
+        if FORMAT not in metadata:
+            raise CheckpointError(f"checkpoint {path}: metadata {sorted(metadata)}, expected {FORMAT!r}")
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
-    if _checksum(metadata["state"], tensors) != metadata["crc32"]:
+    checksum, _, text = metadata[FORMAT].partition(" ")
+    if _checksum(text, tensors) != checksum:
         raise CheckpointError(f"checkpoint {path}: the checksum does not fit its contents: the file is damaged")
     with no_grad():
-        return _decode(json.loads(metadata["state"]), tensors, device)
+        return _decode(json.loads(text), tensors, device)
 
 
 def latest_checkpoint(folder: str | os.PathLike[str]) -> Path | None:

@@ -164,7 +164,7 @@ def hostile(header: Any, rest: bytes = b"") -> bytes:
 
 
 def forged(state: str) -> dict[str, Any]:
-    return {"__metadata__": {"format": FORMAT, "state": state, "crc32": _checksum(state, {})}}
+    return {"__metadata__": {FORMAT: f"{_checksum(state, {})} {state}"}}
 
 
 @pytest.mark.parametrize(
@@ -177,8 +177,8 @@ def forged(state: str) -> dict[str, Any]:
         hostile(b"[" * 100_000),
         hostile({}),
         hostile({"__metadata__": {"format": "another"}}),
-        hostile({"__metadata__": {"format": FORMAT}}),
-        hostile({"__metadata__": {"format": FORMAT, "state": "{}", "crc32": "0"}}),
+        hostile({"__metadata__": {FORMAT: ""}}),
+        hostile({"__metadata__": {FORMAT: "00000000 {}"}}),
         hostile({"x": {"dtype": "F64", "shape": [1 << 40], "data_offsets": [0, 8 << 40]}}),
         hostile({"x": {"dtype": "F64", "shape": [1 << 62, 8], "data_offsets": [0, 0]}}),
         hostile({"x": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, b"1234"),
