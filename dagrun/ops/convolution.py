@@ -221,7 +221,6 @@ class _Cut:
         return Operand(index, WRITE | OVERWRITE, piece * self.share, layout(_BYTE, (self.share,)))
 
 
-
 def _batch(use: int, mode: int, view: Any, start: int, stop: int) -> Operand:
     """Images [start, stop) of an operand."""
     return Operand(

@@ -125,9 +125,7 @@ LOG_SOFTMAX_BACK = Operator(
     _same,
     _numpy_log_softmax_back,
     _lower("log_softmax_back"),
-    grad=Gradients(
-        lambda g, b, call, xp: g - sum(g * xp.exp(b), call["axis"], keepdims=True), _log_softmax_back_by_y
-    ),
+    grad=Gradients(lambda g, b, call, xp: g - sum(g * xp.exp(b), call["axis"], keepdims=True), _log_softmax_back_by_y),
 )
 
 
