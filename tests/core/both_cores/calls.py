@@ -94,6 +94,31 @@ def gradient_hook(lab: Lab) -> Any:
     assert y._node is shown
 
 
+def nodes(lab: Lab) -> Any:
+    """Nodes are numbered in order, long chains of them are freed, and each thread has an observer of its own."""
+    n = lab.start()
+    before = n.sequence()
+    first = n.Node("plan", (None,), ("value", 3))
+    second = n.Node("plan", (first,), ())
+    assert before < first.sequence < second.sequence < n.sequence()
+    assert (first.plan, first.parents, first.saved) == ("plan", (None,), ("value", 3)) and second.parents[0] is first
+    assert (first.hooks, first.kept, first.token) == (None, None, None)
+    first.saved, first.hooks, first.token = None, {0: []}, "token"
+    assert (first.saved, first.hooks, first.token) == (None, {0: []}, "token")
+    for _ in range(200_000):
+        second = n.Node("plan", (second,), ())
+    del second
+    seen: list[Any] = []
+    assert n.set_observer(lambda *told: seen.append(told)) is None
+    other = threading.Thread(target=lambda: n.observe(first, "elsewhere"))
+    other.start()
+    other.join()
+    n.observe(first, "result")
+    assert n.set_observer(None) is not None
+    n.observe(first, "late")
+    assert seen == [(first, "result")]
+
+
 def view_hook(lab: Lab) -> Any:
     """Views of arrays that want gradients are shown with their rules; views of one buffer share a family."""
     shown: list[Any] = []
