@@ -39,6 +39,14 @@ from dagrun.nn.functional.convolution import (
 from dagrun.nn.functional.ctc import (
     ctc_loss,
 )
+from dagrun.nn.functional.dropout import (
+    dropout,
+    dropout1d,
+    dropout2d,
+)
+from dagrun.nn.functional.embedding import (
+    embedding,
+)
 from dagrun.nn.functional.linear import (
     bilinear,
     linear,
@@ -110,7 +118,11 @@ __all__ = [
     "cosine_similarity",
     "cross_entropy",
     "ctc_loss",
+    "dropout",
+    "dropout1d",
+    "dropout2d",
     "elu",
+    "embedding",
     "fold",
     "gaussian_nll_loss",
     "gelu",
