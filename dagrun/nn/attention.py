@@ -21,9 +21,9 @@ from dagrun.nn.normalization import LayerNorm
 class MultiheadAttention(Module):
     """Attention by several heads (Vaswani et al. 2017, section 3.2.2).
 
-    A call takes query (L, N, E), key (S, N, kdim) and value (S, N, vdim), or (N, L, E)... with `batch_first`, or without
-    N; it returns the result, like the query, and the weights (N, L, S) or None. In `attn_mask` (L, S) or (N * heads,
-    L, S) and `key_padding_mask` (N, S), True means "do not look"; floating masks are added.
+    A call takes query (L, N, E), key (S, N, kdim) and value (S, N, vdim), or (N, L, E)... with `batch_first`, or
+    without N; it returns the result, like the query, and the weights (N, L, S) or None. In `attn_mask` (L, S) or
+    (N * heads, L, S) and `key_padding_mask` (N, S), True means "do not look"; floating masks are added.
 
         >>> import dagrun as dr
         >>> x = dr.ones((2, 5, 8), dtype="float32")

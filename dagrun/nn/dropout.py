@@ -12,7 +12,7 @@ from dagrun.nn.module import Module
 
 
 class Dropout(Module):
-    """In training each element is 0 with probability p, and the others are divided by 1 - p (Srivastava et al. 2014)."""
+    """In training each element is 0 with probability p, the others are divided by 1 - p (Srivastava et al. 2014)."""
 
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
         super().__init__()

@@ -28,7 +28,7 @@ def _drawn(tensor: Array, kind: str, generator: Generator | None) -> Array:
     dtype = tensor.dtype if tensor.dtype.itemsize >= 4 else np.dtype(np.float32)
     source = random if generator is None else generator
     draw = source.random if kind == "uniform" else source.normal
-    return draw(size=tensor.shape, dtype=dtype, device=tensor.device)  # type: ignore[no-any-return]
+    return draw(size=tensor.shape, dtype=dtype, device=tensor.device)
 
 
 def constant_(tensor: Array, val: float) -> Array:

@@ -52,7 +52,7 @@ class Linear(Module):
 
 
 def default_init(weight: Array, bias: Array | None) -> None:
-    """PyTorch's initial values of linear and convolution layers: Kaiming's with a = sqrt(5), that is +-1/sqrt(fan_in)."""
+    """PyTorch's initial values of linear and convolution layers: Kaiming's with a = sqrt(5), +-1/sqrt(fan_in)."""
     if weight.size:
         init.kaiming_uniform_(weight, a=math.sqrt(5))
     if bias is not None:

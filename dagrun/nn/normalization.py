@@ -34,7 +34,8 @@ class _BatchNorm(_Affine):
     """Normalises each channel over the batch and the image axes (Ioffe and Szegedy 2015).
 
     In training by the batch's mean and variance, of which running means are kept: new = (1 - momentum) * old +
-    momentum * batch's, the variance with n - 1 (`momentum=None`: the plain mean of all batches). In evaluation by those.
+    momentum * batch's, the variance with n - 1 (`momentum=None`: the plain mean of all batches). In evaluation by
+    those.
     """
 
     axes: tuple[int, ...] = ()
@@ -161,8 +162,10 @@ class InstanceNorm2d(_Affine):
 
     def forward(self, input: Array) -> Array:
         if input.ndim != 4 or input.shape[1] != self.num_features:
-            raise ValueError(f"InstanceNorm2d({self.num_features}) of an input of shape {input.shape}: expected 4 axes, "
-                             f"the second of {self.num_features} channels")  # fmt: skip
+            raise ValueError(
+                f"InstanceNorm2d({self.num_features}) of an input of shape {input.shape}: expected 4 axes, the second of "
+                f"{self.num_features} channels"
+            )
         return F.group_norm(input, self.num_features, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:

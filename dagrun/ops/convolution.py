@@ -22,6 +22,7 @@ from dagrun.codegen.reduction import reduction_kernel, reduction_params
 from dagrun.core import device_index
 from dagrun.ops.cutting import cut
 from dagrun.ops.elementwise import copied
+from dagrun.ops.gathering import zero_bodies
 from dagrun.ops.reductions import sum
 from dagrun.record import OVERWRITE, READ, WRITE, Body, Gradients, Operand, Operator, apply, layout
 
@@ -262,6 +263,8 @@ def _image_bodies(
 
 def _weight_bodies(weight: Any, y: Any, x: Any, geometry: Geometry, groups: int) -> tuple[Body, ...]:
     """The tasks of `correlate`: pieces of the channels, or of the batch and then the sum of what they gave."""
+    if not x.shape[0]:
+        return zero_bodies(weight)
     own = _Cut("to_weight", geometry, groups, x.shape[0], x.shape[1], y.shape[1], x.dtype)
     address = convolution_kernel("to_weight", x.dtype)
     words = _words(x, y, weight, groups, own)

@@ -38,8 +38,8 @@ def _bodies(
     for start, stop in cut(shape[along], cost) if along >= 0 else [(0, 1)]:
         part = tuple((stop - start) if d == along else shape[d] for d in range(len(shape)))
         params = lines_params(
-            shape[axis], [own[axis] for own in strides], [part[d] for d in others],
-            [[own[d] for d in others] for own in strides], itemsizes, own,
+            shape[axis], [lie[axis] for lie in strides], [part[d] for d in others],
+            [[lie[d] for d in others] for lie in strides], itemsizes, [view.ndim == len(shape) for view in views], own,
         )  # fmt: skip
         operands = []
         for k, (view, lie) in enumerate(zip(views, strides, strict=True)):

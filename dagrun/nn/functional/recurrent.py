@@ -1,6 +1,6 @@
 """Recurrent layers over whole sequences, as one operation with a gradient of its own.
 
-Forward: one product for x's share of all steps; then `ops.recurrent`, one product and one kernel for each step and piece.
+Forward: one product for x's share of all steps; then `ops.recurrent`, a product and a kernel for each step and piece.
 Backward: the same in reverse, then one product over all steps for each weight. Where gradients of gradients are asked
 for, and for dtypes without native bodies, the layer is composed of operators, step by step.
 """
@@ -117,11 +117,11 @@ def _backward(call: Call, gs: list[Any], x: Array, w_ih: Array, w_hh: Array, b_i
         dgates, dh0, dc0 = native_steps.backward(cell, dy, dh, _rows(wh), dc, kept, cs, first_c)
         from_state = dgates
     elif cell == "gru":
-        dgates, from_state, dh0, past = native_steps.backward(cell, dy, dh, _rows(wh), zeros, kept, y, start)
-        dh0, dc0 = (dh0 + past if wanted[5] else None), None
+        dgates, from_state, dh0, dc0 = native_steps.backward(cell, dy, dh, _rows(wh), zeros, kept, y, start)
+        dh0 = dh0 + dc0  # the second is what goes past the gates
     else:
         dgates, dh0 = native_steps.backward(cell, dy, dh, _rows(wh), y)
-        from_state, dc0 = dgates, None
+        from_state, dc0 = dgates, zeros
     all_rows, columns = steps * rows, kind.gates * units
     flat, flat_state = (ops.reshape(g, (all_rows, columns)) for g in (dgates, from_state))
     flows: list[Any] = [None] * len(OPERANDS)

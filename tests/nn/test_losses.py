@@ -1,0 +1,210 @@
+"""Losses and activations: values against NumPy or torch, gradients by finite differences."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from itertools import groupby, product
+
+import numpy as np
+import pytest
+from differences import check_gradients
+
+import dagrun as dr
+from dagrun import nn
+from dagrun.nn import functional as F
+
+RNG = np.random.default_rng(2)
+A, B = RNG.normal(size=(2, 4, 3))
+P = RNG.uniform(0.05, 0.95, (4, 3))
+SIGNS = np.array([1.0, -1, 1, -1])
+LABELS = np.array([0, 2, 1, 1])
+BITS = np.array([0.0, 1, 1, 0])
+WEIGHT = np.array([0.5, 1.0, 2.0])
+
+LOSSES = {
+    "MSELoss": ((A, B), {}),
+    "L1Loss": ((A, B), {}),
+    "SmoothL1Loss": ((A, B), {"beta": 0.7}),
+    "HuberLoss": ((A, B), {"delta": 0.6}),
+    "BCELoss": ((P, (A > 0) * 1.0), {"weight": WEIGHT}),
+    "BCEWithLogitsLoss": ((A, P), {"pos_weight": WEIGHT, "weight": WEIGHT[::-1].copy()}),
+    "KLDivLoss": ((np.log(P), P), {}),
+    "PoissonNLLLoss": ((A, 3 * P), {"full": True}),
+    "GaussianNLLLoss": ((A, B, P), {"full": True}),
+    "MultiMarginLoss": ((A, LABELS), {"p": 2, "margin": 0.8, "weight": WEIGHT}),
+    "HingeEmbeddingLoss": ((A, np.sign(B)), {"margin": 0.7}),
+    "MarginRankingLoss": ((A[:, 0], B[:, 0], SIGNS), {"margin": 0.3}),
+    "TripletMarginLoss": ((A, B, P), {"swap": True, "p": 2.0}),
+    "CosineEmbeddingLoss": ((A, B, SIGNS), {"margin": 0.1}),
+}
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_against_torch(name, reduction):
+    torch = pytest.importorskip("torch")
+    inputs, options = LOSSES[name]
+    arrays = {k: v for k, v in options.items() if isinstance(v, np.ndarray)}
+    theirs = getattr(torch.nn, name)(
+        **{**options, **{k: torch.tensor(v) for k, v in arrays.items()}}, reduction=reduction
+    )
+    ours = getattr(nn, name)(**{**options, **{k: dr.asarray(v) for k, v in arrays.items()}}, reduction=reduction)
+    x = torch.tensor(inputs[0], requires_grad=True)
+    y = dr.asarray(inputs[0], requires_grad=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch advises against the mean of a divergence
+        expected = theirs(x, *map(torch.tensor, inputs[1:]))
+    found = ours(y, *map(dr.asarray, inputs[1:]))
+    np.testing.assert_allclose(found.numpy(), expected.detach().numpy(), rtol=1e-10, atol=1e-12)
+    expected.sum().backward()
+    found.sum().backward()
+    np.testing.assert_allclose(y.grad.numpy(), x.grad.numpy(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [*LOSSES, "HingeLoss", "ContrastiveLoss"])
+def test_gradients(name, device):
+    extra = {"HingeLoss": ((A, np.sign(B)), {}), "ContrastiveLoss": ((A, B, BITS), {"margin": 2.0})}
+    inputs, options = {**LOSSES, **extra}[name]
+    options = {k: dr.asarray(v, device=device) if isinstance(v, np.ndarray) else v for k, v in options.items()}
+    loss = getattr(nn, name)(**options)
+    targets = [dr.asarray(t, device=device) for t in inputs[1:]]
+    smooth = name not in ("L1Loss", "KLDivLoss", "HingeLoss", "HingeEmbeddingLoss", "MarginRankingLoss")  # or linear
+    check_gradients(lambda x: loss(x, *targets), inputs[0], device=device, second=smooth)
+
+
+def test_hinge_and_contrastive_by_their_equations():
+    y = np.sign(B)
+    found = F.hinge_loss(dr.asarray(A), dr.asarray(y), reduction="none").numpy()
+    np.testing.assert_allclose(found, np.maximum(0, 1 - y * A))
+    distance = np.sqrt(((A - B) ** 2).sum(1))
+    expected = 0.5 * (1 - BITS) * distance**2 + 0.5 * BITS * np.maximum(0, 2.0 - distance) ** 2
+    found = F.contrastive_loss(dr.asarray(A), dr.asarray(B), dr.asarray(BITS), 2.0, "none").numpy()
+    np.testing.assert_allclose(found, expected)
+    same = dr.asarray(A, requires_grad=True)  # at distance 0 the gradient is a number
+    F.contrastive_loss(same, dr.asarray(A), dr.ones(4)).backward()
+    assert not same.grad.any()
+
+
+def test_extreme_values_stay_finite():
+    x = dr.asarray([-1e4, 0.0, 1e4], requires_grad=True)
+    loss = F.binary_cross_entropy_with_logits(x, dr.asarray([0.0, 1.0, 1.0]), reduction="none")
+    np.testing.assert_allclose(loss.numpy(), [0, math.log(2), 0])
+    loss.sum().backward()
+    assert np.isfinite(x.grad.numpy()).all()
+    probabilities = dr.asarray([0.0, 1.0], requires_grad=True)
+    loss = F.binary_cross_entropy(probabilities, dr.asarray([1.0, 0.0]), reduction="none")
+    assert loss.tolist() == [100.0, 100.0]
+    for name in ("elu", "selu", "celu", "softplus", "mish", "logsigmoid", "gelu", "silu"):
+        x = dr.asarray([-1e3, 1e3], requires_grad=True)
+        y = getattr(F, name)(x)
+        y.sum().backward()
+        assert np.isfinite(y.numpy()).all() and np.isfinite(x.grad.numpy()).all(), name
+
+
+def test_mistakes_are_told():
+    with pytest.raises(ValueError, match=r"target of shape \(3,\) for an input of shape \(4, 3\)"):
+        F.mse_loss(dr.asarray(A), dr.zeros(3))
+    with pytest.raises(ValueError, match="reduction 'avg'"):
+        nn.MSELoss(reduction="avg")
+    with pytest.raises(TypeError, match="expected reduction, delta"):
+        nn.HuberLoss(beta=1.0)
+    assert nn.KLDivLoss(reduction="batchmean")(dr.asarray(np.log(P)), dr.asarray(P)).item() == 0.0
+
+
+ACTIVATIONS = [
+    ("ReLU", {}), ("ReLU6", {}), ("LeakyReLU", {"negative_slope": 0.2}), ("ELU", {"alpha": 0.7}), ("CELU", {"alpha": 2.0}),
+    ("SELU", {}), ("GELU", {}), ("GELU", {"approximate": "tanh"}), ("SiLU", {}), ("Mish", {}), ("Sigmoid", {}),
+    ("LogSigmoid", {}), ("Tanh", {}), ("Tanhshrink", {}), ("Softplus", {"beta": 2.0, "threshold": 3.0}), ("Softsign", {}),
+    ("Hardtanh", {"min_val": -0.5, "max_val": 0.8}), ("Hardsigmoid", {}), ("Hardswish", {}), ("GLU", {"dim": 0}),
+    ("Threshold", {"threshold": 0.1, "value": 2.0}), ("Softmin", {"dim": 1}), ("Softmax", {"dim": 0}),
+    ("LogSoftmax", {"dim": 1}), ("PReLU", {"num_parameters": 3, "init": 0.3}),
+]  # fmt: skip
+SMOOTH = {"ELU", "GELU", "SiLU", "Mish", "Sigmoid", "LogSigmoid", "Tanh", "Tanhshrink", "Softsign", "GLU", "Softmax"}
+X = RNG.normal(size=(4, 3)) * 3
+
+
+@pytest.mark.parametrize(("name", "options"), ACTIVATIONS, ids=str)
+def test_activations(name, options, device):
+    layer = getattr(nn, name)(**options)
+    if name == "PReLU":
+        layer.to(device, np.float64)
+    check_gradients(layer, X, device=device, second=name in SMOOTH)
+    torch = pytest.importorskip("torch")
+    theirs = getattr(torch.nn, name)(**options).double()
+    expected = theirs(torch.tensor(X)).detach().numpy()
+    np.testing.assert_allclose(layer(dr.asarray(X, device=device)).numpy(), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_activation_options():
+    assert repr(nn.LeakyReLU(0.3)) == "LeakyReLU(negative_slope=0.3)" and repr(nn.ReLU(inplace=True)) == "ReLU()"
+    with pytest.raises(TypeError, match="expected nothing"):
+        nn.ReLU(3, 4)
+    with pytest.raises(ValueError, match="'none' or 'tanh'"):
+        nn.GELU("x")(dr.ones(1))
+
+
+# ---- CTC
+
+
+def _brute_force(log_probs, labels):
+    """The probability of all paths that collapse to the labels, one by one."""
+    steps, classes = log_probs.shape
+    total = 0.0
+    for path in product(range(classes), repeat=steps):
+        if [k for k, _ in groupby(path) if k != 0] == list(labels):
+            total += math.exp(sum(log_probs[t, k] for t, k in enumerate(path)))
+    return -math.log(total) if total else math.inf
+
+
+def _log_softmax(x):
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+@pytest.mark.parametrize("labels", [[], [1], [1, 2], [1, 1], [2, 1, 2], [1, 1, 1]])
+def test_ctc_counts_every_path(labels, device):
+    log_probs = _log_softmax(RNG.normal(size=(5, 1, 3)))
+    found = F.ctc_loss(dr.asarray(log_probs, device=device), [labels], [5], [len(labels)], reduction="sum")
+    assert found.item() == pytest.approx(_brute_force(log_probs[:, 0], labels), rel=1e-12)
+
+
+def test_ctc_against_torch():
+    torch = pytest.importorskip("torch")
+    x = RNG.normal(size=(12, 4, 6))
+    lengths, sizes = [12, 9, 12, 7], [4, 3, 1, 3]
+    targets = RNG.integers(1, 6, (4, 4))
+    targets[0] = [2, 2, 3, 3]
+    for reduction in ("none", "mean", "sum"):
+        p = torch.tensor(x, requires_grad=True)
+        q = dr.asarray(x, requires_grad=True)
+        expected = torch.nn.CTCLoss(reduction=reduction)(
+            p.log_softmax(-1), torch.tensor(targets), torch.tensor(lengths), torch.tensor(sizes)
+        )
+        flat = np.concatenate([row[:size] for row, size in zip(targets, sizes, strict=True)])
+        for given in (targets, flat):
+            found = nn.CTCLoss(reduction=reduction)(F.log_softmax(q, -1), dr.asarray(given), lengths, sizes)
+            np.testing.assert_allclose(found.numpy(), expected.detach().numpy(), rtol=1e-10)
+        expected.sum().backward()
+        found.sum().backward()
+        np.testing.assert_allclose(q.grad.numpy(), p.grad.numpy(), atol=1e-10)
+
+
+def test_ctc_gradients():
+    def loss(x):
+        return F.ctc_loss(F.log_softmax(x, -1), [[1, 1], [2, 0]], [4, 3], [2, 1])
+
+    check_gradients(loss, RNG.normal(size=(4, 2, 3)))
+
+
+def test_ctc_of_what_cannot_be():
+    x = dr.asarray(_log_softmax(RNG.normal(size=(2, 1, 3))), requires_grad=True)
+    assert F.ctc_loss(x, [[1, 1]], [2], [2]).item() == math.inf
+    loss = F.ctc_loss(x, [[1, 1]], [2], [2], zero_infinity=True)
+    loss.backward()
+    assert loss.item() == 0 and not x.grad.any()
+    with pytest.raises(ValueError, match="expected 1 to 2"):
+        F.ctc_loss(x, [[1]], [3], [1])
+    with pytest.raises(ValueError, match="labels from 7 to 7"):
+        F.ctc_loss(x, [[7]], [2], [1])
+    with pytest.raises(ValueError, match="blank is 3"):
+        F.ctc_loss(x, [[1]], [2], [1], blank=3)
