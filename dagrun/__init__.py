@@ -11,6 +11,7 @@ Layers, each importing only from below:
 
     cli  viz                tools for people: commands, graphs, profiles
     parallel                many devices: ring all-reduce
+    nn                      layers of neural networks and their functions
     autodiff                gradients: the reverse walk over recorded operations
     ops -> array -> record  operators and their user functions; handles; the one place a task is made
     codegen                 scalar expressions to LLVM IR; kernel cache
@@ -19,6 +20,7 @@ Layers, each importing only from below:
     devices config errors   the ground
 """
 
+from importlib import import_module as _import_module
 from typing import Any as _Any
 
 from dagrun import autodiff as _autodiff
@@ -35,6 +37,7 @@ from dagrun.ops import *  # noqa: F403
 from dagrun.ops import random as random
 
 _PICTURES = ("Graph", "Profile", "graph", "profile")  # networkx and graphviz are loaded on first use
+_PACKAGES = ("nn",)  # so are these
 
 __all__ = [
     "Array",
@@ -52,6 +55,7 @@ __all__ = [
     "parallel",
     "random",
     "wait",
+    *_PACKAGES,
     *_PICTURES,
     *_autodiff.__all__,
     *_ops.__all__,
@@ -63,6 +67,8 @@ def __getattr__(name: str) -> _Any:
         from dagrun import viz
 
         return getattr(viz, name)
+    if name in _PACKAGES:
+        return _import_module(f"dagrun.{name}")
     raise AttributeError(f"module 'dagrun' has no attribute {name!r}")
 
 

@@ -133,7 +133,7 @@ def conv1d(
     input: Any, weight: Any, bias: Any = None, stride: Pair = 1, padding: Pair | str = 0, dilation: Pair = 1,
     groups: int = 1,
 ) -> Array:  # fmt: skip
-    """`conv2d` of lines: input (n, channels, length) or (channels, length), weight (outputs, channels / groups, kernel).
+    """`conv2d` of lines: input (n, channels, length) or (channels, length), weight (outputs, channels / groups, taps).
 
     >>> import dagrun as dr
     >>> from dagrun.nn import functional as F
@@ -234,7 +234,9 @@ def fold(
     """
     columns = as_array(input)
     if columns.ndim == 2:
-        return squeeze(fold(reshape(columns, (1, *columns.shape)), output_size, kernel_size, dilation, padding, stride), 0)
+        return squeeze(
+            fold(reshape(columns, (1, *columns.shape)), output_size, kernel_size, dilation, padding, stride), 0
+        )
     size, kernel = pair(output_size, "fold", "output_size"), pair(kernel_size, "fold", "kernel_size")
     geometry = _geometry("fold", size, kernel, _key(stride), _key(padding), _key(dilation))
     taps = kernel[0] * kernel[1]

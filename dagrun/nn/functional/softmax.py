@@ -147,9 +147,7 @@ def _with_probabilities(input: Any, target: Any, weight: Any, reduction: str, sm
     return sum(losses) if reduction == "sum" else sum(losses) / float(losses.size)
 
 
-def nll_loss(
-    input: Any, target: Any, weight: Any = None, ignore_index: int = -100, reduction: str = "mean"
-) -> Array:
+def nll_loss(input: Any, target: Any, weight: Any = None, ignore_index: int = -100, reduction: str = "mean") -> Array:
     """The negative log-likelihood of classes: -input[target], for log-probabilities as `log_softmax` gives them.
 
     Shapes, weights and reduction as in `cross_entropy` with integer classes.
