@@ -106,6 +106,42 @@ MUTATIONS = [
         "return block && (!block->device || block->references.load(std::memory_order_acquire) > 1);",
         "return block && false;",
     ),
+    Mutation(
+        "a result takes over memory that has a handle",
+        "executor.cpp",
+        "  if (donor->references.load(std::memory_order_acquire) >= kHandle) return false;\n",
+        "",
+    ),
+    Mutation(
+        "a result takes over memory that another task reads",
+        "executor.cpp",
+        "if (!own && !is_done({read.task, read.sequence})) return false;",
+        "(void)own;",
+    ),
+    Mutation(
+        "a result takes over memory that a later task writes",
+        "executor.cpp",
+        "|| donor->last_writer >= first) return false;",
+        ") return false;",
+    ),
+    Mutation(
+        "a result that others write takes over memory",
+        "executor.cpp",
+        "if (output->first_writer != first ||",
+        "if (",
+    ),
+    Mutation(
+        "a result takes over exported memory",
+        "executor.cpp",
+        "|| donor->block.load(std::memory_order_relaxed)) return false;",
+        ") return false;",
+    ),
+    Mutation(
+        "memory that was taken over goes back",
+        "executor.cpp",
+        "    if (!buffer->donated) buffer->device",
+        "    buffer->device",
+    ),
     # ---- failures and bounds
     Mutation(
         "poison is not looked for",

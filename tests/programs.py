@@ -82,12 +82,12 @@ def steps(max_size: int = 40, kinds: tuple[str, ...] = ()) -> st.SearchStrategy[
 class Machine:
     """Runs a program: five arrays on each device; every line reads and writes some of them."""
 
-    def __init__(self, devices: list[str], seed: int) -> None:
+    def __init__(self, devices: list[str], seed: int, shape: tuple[int, int] = SHAPE) -> None:
         rng = np.random.default_rng(seed)
         self.devices = devices
         self.arrays = [
             [
-                dr.asarray(rng.standard_normal(SHAPE).astype(dtype), device=device)
+                dr.asarray(rng.standard_normal(shape).astype(dtype), device=device)
                 for dtype in ("f8", "f4", "f8", "i8", "f4")
             ]
             for device in devices

@@ -402,6 +402,95 @@ def test_6_memory_goes_back_when_nothing_holds_it() -> None:
     assert memory_stats("cpu:3")["live_bytes"] == before
 
 
+LARGE = 1 << 20  # elements of a float32 array whose operations are cut into pieces
+
+
+@pytest.mark.skipif(dr.engine_stats()["core"] == "python", reason="the Python executor gives every result fresh memory")
+def test_6_a_chain_runs_in_the_memory_of_one_result() -> None:
+    size = LARGE // 8  # one task each: of several, one may still write what another would take over
+    entered, gate = threading.Event(), threading.Event()
+
+    @dr.custom_op
+    def late(x: np.ndarray) -> np.ndarray:
+        entered.set()
+        assert gate.wait(60)
+        return x
+
+    source = dr.ones(size, dtype="float32")
+    x = late(source)
+    assert entered.wait(60)  # it has its memory; the chain cannot run before it is recorded
+    memory_stats("cpu:0", reset_peak=True)
+    start = memory_stats("cpu:0")["live_bytes"]
+    y = x
+    for _ in range(10):
+        y = y * 2 + 1
+    gate.set()
+    dr.wait()
+    assert memory_stats("cpu:0")["peak_bytes"] - start == 4 * size
+    assert y[[0, -1]].tolist() == [2047.0] * 2
+    del y
+    assert memory_stats("cpu:0")["live_bytes"] == start
+
+
+def test_6_no_result_is_written_over_what_somebody_reads() -> None:
+    """Each line that could take over the memory of `t` must not: a handle, an export, or a task still needs it."""
+    entered, gate = threading.Event(), threading.Event()
+
+    @dr.custom_op
+    def late(x: np.ndarray) -> np.ndarray:
+        entered.set()
+        assert gate.wait(60)
+        return x
+
+    x = dr.ones(LARGE, dtype="float32")
+    zero = dr.zeros(1, dtype="float32")
+
+    held = x + 1
+    sums = [held * 10]
+
+    t = x + 2
+    exported = t.numpy(copy=False)
+    sums.append(t * 10)
+
+    t = x + 3
+    reader = t + late(zero)  # reads t after the next line could have written over it
+    sums.append(t * 10)
+
+    t = x + 4
+    sums.append(t + t[::-1] * 10)  # reads t from both ends
+
+    t = x + 5
+    sums.append(t + late(zero))
+    t += 100  # after that line, which cannot run yet
+    sums.append(t * 10)
+
+    t = x + 6
+    target = dr.zeros(LARGE, dtype="float32")
+    target[: LARGE // 2] = late(zero)  # comes before a part of the next line, and must not write into t
+    dr.multiply(t, 10, out=target)
+    sums.append(target)
+    del t, target
+
+    assert entered.wait(60)  # or this thread, which helps while it waits, might take it
+    for other in sums[:4]:
+        other.wait()
+    gate.set()
+    ends = [s[[0, LARGE // 2, -1]].tolist() for s in (held, dr.asarray(exported), reader, *sums)]
+    assert ends == [[float(v)] * 3 for v in (2, 3, 4, 20, 30, 40, 55, 6, 1060, 70)]
+
+
+def test_6_poison_travels_through_memory_that_is_taken_over() -> None:
+    """Half of an integer array fails; the other half has its values, after operations that ran in its memory."""
+    exponents = dr.zeros(LARGE, dtype="int64")
+    exponents[LARGE - 1 :] = -1
+    base = dr.asarray(np.full(LARGE, 2)) + 0
+    native.pause(True)
+    powers = (base + 1) ** exponents * 5 + 1
+    with pytest.raises(OperationError, match="negative integer powers"):
+        powers[-1].wait()
+    assert powers[:3].tolist() == [6, 6, 6]
+
+
 # ---- 7: one program
 
 

@@ -9,10 +9,11 @@ import pytest
 from checker import violations
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from programs import Machine, Step, steps
+from programs import SHAPE, Machine, Step, steps
 
 import dagrun as dr
 from dagrun.core import configure, native, tracing
+from dagrun.ops import cutting
 
 DEVICE_SETS = [["cpu:0"], ["cpu:0", "cpu:1"], ["sim:0", "sim:1"], ["cpu:0", "sim:0", "cpu:1"]]
 relaxed = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
@@ -22,11 +23,13 @@ def forget_failures() -> None:
     native.failures(True)
 
 
-def run(devices: list[str], program: list[Step], seed: int, **options: object) -> list[object]:
+def run(
+    devices: list[str], program: list[Step], seed: int, shape: tuple[int, int] = SHAPE, **options: object
+) -> list[object]:
     """The outcome of a program under these engine options; work is held back, so that the ready set grows."""
     before = configure(**options)
     try:
-        machine = Machine(devices, seed)
+        machine = Machine(devices, seed, shape)
         native.pause(True)
         machine.run(program)
         result = machine.outcome()
@@ -49,6 +52,22 @@ def test_asynchronous_is_serial_bit_for_bit(
         run(devices, program, seed, serial=False, workers=workers, shuffle_seed=shuffle, inline_bytes=shuffle % 3 * 500)
         == serial
     )
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    program=steps(kinds=("unary", "unary", "binary", "in_place", "view_write", "fail")),
+    seed=st.integers(0, 1000),
+    shuffle=st.integers(0, 1 << 30),
+)
+def test_results_in_the_memory_of_their_inputs(program: list[Step], seed: int, shuffle: int) -> None:
+    """Arrays that are large enough for it, in several pieces."""
+    shape = (96, 128)  # of this test alone: signatures are kept
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cutting, "PIECE_BYTES", 1 << 16)
+        serial = run(["cpu:0"], program, seed, shape, serial=True)
+        options = {"workers": 1 + shuffle % 2, "shuffle_seed": shuffle % 3 * shuffle}
+        assert run(["cpu:0"], program, seed, shape, serial=False, **options) == serial
 
 
 @pytest.mark.parametrize("devices", DEVICE_SETS, ids=",".join)

@@ -22,15 +22,15 @@ Combine = Callable[[Value, Value], Value]
 
 def lines_params(
     length: int, steps: Sequence[int], shape: Sequence[int], strides: Sequence[Sequence[int]], itemsizes: Sequence[int],
-    own: Sequence[int] = (),
+    whole: Sequence[bool], own: Sequence[int] = (),
 ) -> bytes:  # fmt: skip
     """The params block. `steps`: byte strides along the line; `shape`, `strides`: of the dimensions beside it.
 
-    An operand with one element for each line has step 0; `itemsizes`: of each operand.
+    `whole`: which operands have an element for each place of a line, not one for all of it. `itemsizes`: of each.
     """
     if 0 in shape:
         return layout.pack((-1, 0, 0, 0, *[0] * (2 * len(steps)), *own))
-    inner = all(step in (0, item) for step, item in zip(steps, itemsizes, strict=True))
+    inner = all(step == item for step, item, full in zip(steps, itemsizes, whole, strict=True) if full)
     dims = layout.merged(layout.dimensions(shape, strides))
     unit = tuple(itemsizes)
     beside = next((dim for dim in dims if dim[1] == unit), None)

@@ -237,6 +237,7 @@ Buffer* Executor::new_buffer(Device* device, int64_t nbytes) {
   buffer->device = device;
   buffer->block.store(nullptr, std::memory_order_relaxed);
   buffer->detach_failed = false;
+  buffer->donated = false;
   buffer->id = next_buffer_id_++;
   buffer->version = 0;
   buffer->last_writer = 0;
@@ -396,7 +397,7 @@ TaskName Executor::push(const Call& call) {
       buffer->references.fetch_add(1, std::memory_order_relaxed);
       order_access(index, sequence, buffer, region_of(spec, call.operands), spec.mode, edges, trace);
       if (spec.mode & kWrite) {
-        buffer->version++;
+        if (buffer->version++ == 0) buffer->first_writer = sequence;
         buffer->last_writer = sequence;
         buffer->writer_name = body->name;
         buffer->writer_site = call.site;
@@ -508,7 +509,7 @@ void Executor::run_inline(const Call& call) {
   for (const OperandSpec& spec : body->operands) {
     if (!(spec.mode & kWrite)) continue;
     Buffer* buffer = call.operands[spec.index].buffer;
-    buffer->version++;
+    if (buffer->version++ == 0) buffer->first_writer = sequence;
     buffer->last_writer = sequence;
     buffer->writer_name = body->name;
     buffer->writer_site = call.site;
@@ -612,7 +613,7 @@ void Executor::free_buffer(Buffer* buffer) {
   if (Block* block = buffer->block.load(std::memory_order_acquire)) {
     drop_block(block);
   } else if (char* data = buffer->data.load(std::memory_order_relaxed)) {
-    buffer->device->memory.release(data, buffer->nbytes);
+    if (!buffer->donated) buffer->device->memory.release(data, buffer->nbytes);
   }
   uint64_t head = free_buffers_.load(std::memory_order_relaxed);
   do {
@@ -629,6 +630,60 @@ bool Executor::ensure_memory(Buffer* buffer) {
   if (!buffer->data.compare_exchange_strong(expected, memory, std::memory_order_acq_rel))
     buffer->device->memory.release(memory, buffer->nbytes);  // a writer of another region was first
   return true;
+}
+
+// Whether nobody but the operation whose pieces begin at `first` will look at an operand's memory from here on, except
+// tasks that come before whatever piece writes the same bytes. Under the record lock.
+bool Executor::can_take_over(const Body* body, const Operand* operands, uint64_t first, const OperandSpec& spec) {
+  Buffer* donor = operands[spec.index].buffer;
+  const Buffer* output = operands[body->operands[0].index].buffer;
+  // Without a handle no task can be recorded on it any more: all pieces are, and every other use is in its lists.
+  if (donor->references.load(std::memory_order_acquire) >= kHandle) return false;
+  if (!donor->data.load(std::memory_order_acquire) || donor->block.load(std::memory_order_relaxed)) return false;
+  if (donor == output || donor->nbytes != output->nbytes || donor->device != output->device) return false;
+  if (output->first_writer != first || donor->last_writer >= first) return false;  // others write the one or the other
+  for (const OperandSpec& other : body->operands) {
+    const Operand& operand = operands[other.index];
+    if (operand.buffer == donor && (!(other.mode & kDonates) || operand.offset != 0)) return false;
+  }
+  for (const AccessRecord& read : donor->reads) {
+    const bool own = read.sequence >= first && read.sequence < first + body->pieces;
+    if (!own && !is_done({read.task, read.sequence})) return false;
+  }
+  for (const AccessRecord& write : donor->writes) {  // ours come after it where they touch the same bytes
+    if (!is_done({write.task, write.sequence}) && slot(write.task).lane == kPython) return false;  // exports the memory
+  }
+  return true;
+}
+
+// A result takes over the memory of an input that nobody else will look at: an update in place that no program sees.
+// The first piece of the operation that is about to run decides; the others read and write through both buffers all
+// the same. Whether it is so.
+bool Executor::take_over(uint32_t index) {
+  Task& task = slot(index);
+  const Body* body = task.body;
+  const Operand* operands = arguments(index).operands;
+  Buffer* output = operands[body->operands[0].index].buffer;
+  const char* memory = output->data.load(std::memory_order_acquire);
+  const uint64_t first = task.sequence.load(std::memory_order_relaxed) - body->piece;
+  for (const OperandSpec& spec : body->operands) {
+    Buffer* donor = operands[spec.index].buffer;
+    if (!(spec.mode & kDonates)) continue;
+    if (memory) {
+      if (memory == donor->data.load(std::memory_order_relaxed)) return true;
+      continue;
+    }
+    if (donor->references.load(std::memory_order_relaxed) >= kHandle) continue;
+    std::lock_guard<SpinLock> guard(record_lock_);
+    if (!can_take_over(body, operands, first, spec)) continue;
+    char* fresh = nullptr;
+    if (!output->data.compare_exchange_strong(fresh, donor->data.load(std::memory_order_relaxed),
+                                              std::memory_order_acq_rel))
+      return false;  // another piece got fresh memory meanwhile
+    donor->donated = true;
+    return true;
+  }
+  return false;
 }
 
 int64_t Executor::resolve(const Body* body, const Operand* operands, char** data) {
@@ -947,6 +1002,7 @@ void Executor::run(uint32_t index, Worker* worker) {
         many.resize(task.body->operands.size());
         pointers = many.data();
       }
+      if (task.body->donates) take_over(index);
       refused_bytes = resolve(task.body, arguments(index).operands, pointers);
     }
     execute(index, pointers, refused_bytes, worker, -1);
@@ -1010,7 +1066,8 @@ uint32_t Executor::pop_ordered(const Urgent& unless_before) {
 }
 
 // What a worker does next: the successor it just released, unless that is long and something more urgent or earlier
-// in program order is ready. Earlier first keeps few temporaries alive: memory stays warm.
+// in program order is ready. Earlier first keeps few temporaries alive: memory stays warm. A task that writes over its
+// input makes no temporary, and its input is in this core's cache: it only gives way to what is more urgent.
 uint32_t Executor::next_task(Worker* worker) {
   const uint32_t next = worker->next;
   if (!next) return take(worker);
@@ -1018,7 +1075,8 @@ uint32_t Executor::next_task(Worker* worker) {
   Task& task = slot(next);
   if (task.body->cost < kOrderedBytes) return next;
   const Urgent entry{task.priority, task.sequence.load(std::memory_order_relaxed), next};
-  const uint32_t better = pop_ordered(entry);
+  const bool in_place = task.body->donates && !(task.flags & kStreamed) && take_over(next);
+  const uint32_t better = pop_ordered(in_place ? Urgent{task.priority, 0, next} : entry);
   if (!better) return next;
   push_ordered(entry);
   notify();

@@ -308,6 +308,8 @@ class Executor {
   void free_slot(uint32_t index, Worker* worker);
   void flush_free(Worker* worker);
   bool ensure_memory(Buffer* buffer);
+  bool take_over(uint32_t index);
+  bool can_take_over(const Body* body, const Operand* operands, uint64_t first, const OperandSpec& spec);
   void notify();
   void wake_waiters();
   uint64_t done_sum();

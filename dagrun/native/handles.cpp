@@ -472,6 +472,8 @@ PyObject* signature_new(PyTypeObject* type, PyObject* args, PyObject*) {
     body->lane = static_cast<Lane>(lane);
     body->priority = priority;
     body->owner = operation.get();
+    body->piece = static_cast<uint32_t>(i);
+    body->pieces = static_cast<uint32_t>(PyTuple_GET_SIZE(bodies));
     for (Py_ssize_t k = 0; k < PyTuple_GET_SIZE(operands); k++) {
       OperandSpec spec;
       int index, mode;
@@ -491,6 +493,7 @@ PyObject* signature_new(PyTypeObject* type, PyObject* args, PyObject*) {
       spec.mode = static_cast<uint8_t>(mode);
       if (!view->exact) spec.mode &= static_cast<uint8_t>(~kOverwrite);
       spec.region = shifted(view->region, offset);
+      if (mode & kDonates) body->donates = true;
       body->operands.push_back(spec);
     }
     operation->bodies.push_back(std::move(body));

@@ -260,6 +260,46 @@ PyObject* alias(PyObject*, PyObject* const* args, Py_ssize_t count) {
   return reinterpret_cast<PyObject*>(made);
 }
 
+// again(signatures, tag, output or None, *inputs): records the signature that the dict holds under (tag, layouts of the
+// arrays given); None where it holds none, or the arrays are not all arrays of one device.
+PyObject* again(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  constexpr Py_ssize_t kMost = 6;
+  if (count < 4 || !PyDict_Check(args[0])) return PyErr_Format(PyExc_TypeError, "again: expected a dict, a tag and arrays");
+  const Py_ssize_t n = count - 3;
+  Handle* inputs[kMost];
+  if (n > kMost) Py_RETURN_NONE;
+  Device* device = nullptr;
+  const bool into = args[2] != Py_None;
+  for (Py_ssize_t i = into ? 2 : 3; i < count; i++) {
+    if (!is_array(args[i])) Py_RETURN_NONE;
+    auto* handle = reinterpret_cast<Handle*>(args[i]);
+    if (device && handle->buffer->device != device) Py_RETURN_NONE;
+    device = handle->buffer->device;
+    if (i == 2) continue;
+    // What overlaps the output may need a copy first.
+    if (into && handle->buffer == reinterpret_cast<Handle*>(args[2])->buffer) Py_RETURN_NONE;
+    inputs[i - 3] = handle;
+  }
+  PyObject* key = PyTuple_New(n + 1 + into);
+  if (!key) return nullptr;
+  PyTuple_SET_ITEM(key, 0, Py_NewRef(args[1]));
+  for (Py_ssize_t i = into ? 2 : 3; i < count; i++) {
+    auto* layout = reinterpret_cast<PyObject*>(reinterpret_cast<Handle*>(args[i])->layout);
+    PyTuple_SET_ITEM(key, i - (into ? 1 : 2), Py_NewRef(layout));
+  }
+  PyObject* known = PyDict_GetItemWithError(args[0], key);
+  Py_DECREF(key);
+  if (!known) {
+    if (PyErr_Occurred()) return nullptr;
+    Py_RETURN_NONE;
+  }
+  auto* signature = reinterpret_cast<Signature*>(Py_NewRef(known));  // the dict may change while a bound is waited for
+  auto* output = reinterpret_cast<Handle*>(args[2]);
+  PyObject* result = record(signature, inputs, nullptr, into ? &output : nullptr, device, nullptr);
+  Py_DECREF(known);
+  return result;
+}
+
 PyObject* sequence(PyObject*, PyObject*) { return PyLong_FromUnsignedLongLong(next_sequence()); }
 
 PyObject* site(PyObject*, PyObject*) { return PyLong_FromUnsignedLong(current_site()); }
@@ -617,6 +657,8 @@ PyMethodDef methods[] = {
     {"view", view, METH_VARARGS, "view(array, layout, offset, rule, *arguments): another view of the array's buffer."},
     {"alias", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(alias)), METH_FASTCALL,
      "alias(array[, record]): the same elements under another handle, whose autodiff record is `record`."},
+    {"again", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(again)), METH_FASTCALL,
+     "again(signatures, tag, output or None, *inputs): records what the dict holds under (tag, *layouts), or None."},
     {"sequence", sequence, METH_NOARGS, "sequence() -> a number; nodes made from now on have larger ones"},
     {"site", site, METH_NOARGS, "site() -> a number for the innermost line outside the package"},
     {"describe_site", describe, METH_O, "describe_site(number) -> (file, line, function)"},

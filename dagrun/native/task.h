@@ -20,8 +20,9 @@ using Function = int32_t (*)(char**, const int64_t*, const uint64_t*, int64_t*);
 // A device runs the tasks of each lane kind under a bound of its own, so that copies and collectives go on beside compute.
 enum Lane : uint8_t { kCompute, kCopy, kCommunication, kPython, kLanes };
 
-// kRead | kWrite is an update in place; kOverwrite says that the write does not depend on what was there.
-enum Mode : uint8_t { kRead = 1, kWrite = 2, kOverwrite = 4 };
+// kRead | kWrite is an update in place; kOverwrite says that the write does not depend on what was there. kDonates, of
+// an input that fills its buffer: each of its bytes is read only to write the same byte of the first operand, before.
+enum Mode : uint8_t { kRead = 1, kWrite = 2, kOverwrite = 4, kDonates = 8 };
 
 struct OperandSpec {
   Region region;       // relative to the operand's view offset
@@ -41,6 +42,9 @@ struct Body {
   int32_t priority = 0;
   int64_t cost = 0;         // bytes moved, the estimate of its length
   bool detaches = false;    // replaces exported memory before a write (Executor::detach)
+  bool donates = false;     // some operand does (Executor::take_over)
+  uint32_t piece = 0;       // which body of its operation, of how many; they have consecutive sequence numbers
+  uint32_t pieces = 1;
   void* owner = nullptr;    // the signature, for error messages
 };
 
@@ -151,13 +155,15 @@ struct Buffer {
   Device* device = nullptr;
   std::atomic<Block*> block{nullptr};    // set under the record lock; nullptr unless exported or imported
   bool detach_failed = false;            // no memory for the copy that a write to exported memory needs
+  bool donated = false;                  // its memory is another buffer's now. Set by a task that holds a reference
   uint64_t id = 0;
   // Under the record lock: the writes that no later write covers, and the reads since. Apart, because a read looks at
   // the writes only, and a value read a thousand times must not cost a thousand looks at each.
   std::vector<AccessRecord> writes, reads;
   size_t prune_at = 32;                  // look for finished ones when there are as many
   uint64_t version = 0;                  // number of writes recorded
-  uint64_t last_writer = 0;              // its sequence number, name and user line (for stories and messages)
+  uint64_t first_writer = 0;             // sequence number of the first write
+  uint64_t last_writer = 0;              // of the last one, with its name and user line (for stories and messages)
   uint32_t writer_name = 0, writer_site = 0;
   Buffer* next_free = nullptr;
 };

@@ -22,6 +22,7 @@ from dagrun.codegen.reduction import reduction_kernel, reduction_params
 from dagrun.core import device_index
 from dagrun.ops.cutting import cut
 from dagrun.ops.elementwise import copied
+from dagrun.ops.gathering import zero_bodies
 from dagrun.ops.reductions import sum
 from dagrun.record import OVERWRITE, READ, WRITE, Body, Gradients, Operand, Operator, apply, layout
 
@@ -67,7 +68,7 @@ def _taps(geometry: Geometry) -> list[tuple[int, int, tuple[slice, slice]]]:
 
 def _framed(geometry: Geometry) -> tuple[int, int]:
     """The size of an image with all the padding that its windows reach."""
-    return tuple(  # type: ignore[return-value]
+    return tuple(
         max(p + n, (o - 1) * s + (k - 1) * d + 1)
         for p, n, o, s, k, d in zip(
             geometry.padding, geometry.size, geometry.out, geometry.stride, geometry.kernel, geometry.dilation
@@ -221,7 +222,6 @@ class _Cut:
         return Operand(index, WRITE | OVERWRITE, piece * self.share, layout(_BYTE, (self.share,)))
 
 
-
 def _batch(use: int, mode: int, view: Any, start: int, stop: int) -> Operand:
     """Images [start, stop) of an operand."""
     return Operand(
@@ -263,6 +263,8 @@ def _image_bodies(
 
 def _weight_bodies(weight: Any, y: Any, x: Any, geometry: Geometry, groups: int) -> tuple[Body, ...]:
     """The tasks of `correlate`: pieces of the channels, or of the batch and then the sum of what they gave."""
+    if not x.shape[0]:
+        return zero_bodies(weight)
     own = _Cut("to_weight", geometry, groups, x.shape[0], x.shape[1], y.shape[1], x.dtype)
     address = convolution_kernel("to_weight", x.dtype)
     words = _words(x, y, weight, groups, own)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from math import inf
 from typing import Any
@@ -18,12 +18,14 @@ from dagrun.devices import Device
 from dagrun.ops.cutting import cut, outermost
 from dagrun.ops.promotion import Kind, Resolve, check_fits, scalar_dtype
 from dagrun.record import (
+    DONATE,
     OVERWRITE,
     READ,
     WRITE,
     Body,
     Gradients,
     Known,
+    Memory,
     Operand,
     Operator,
     common_device,
@@ -33,6 +35,7 @@ from dagrun.record import (
     submit,
 )
 
+DONATED_BYTES = 1 << 16  # of operations that move less, finding out whether an input is free costs more than it gains
 MOST_PLANS = 1 << 14  # of one sort; the least recently used go first
 
 Plan = tuple[Known, tuple[np.dtype[Any], ...]]  # a signature, and the dtypes of its per-call scalars
@@ -50,6 +53,7 @@ class Elementwise:
     operator: Operator
     resolve: Resolve
     compares: bool = False
+    memory: Memory = field(default_factory=Memory)  # of calls with arrays only and no target
 
 
 # ---- the operator record, from a scalar function
@@ -83,6 +87,10 @@ def elementwise_bodies(address: int, output: Any, inputs: Sequence[Any]) -> tupl
     strides = [broadcast_strides(view, shape) for view in views]
     itemsizes = [view.dtype.itemsize for view in views]
     moved = sum(min(view.nbytes, output.size * size) for view, size in zip(views, itemsizes, strict=True))
+    modes = [WRITE | OVERWRITE]
+    for view in inputs:
+        same = view.shape == shape and view.contiguous and output.contiguous and view.nbytes == output.nbytes
+        modes.append(READ | DONATE if same and moved >= DONATED_BYTES else READ)
     axis = outermost(shape)
     bodies = []
     for start, stop in cut(shape[axis], moved) if axis >= 0 and output.size else [(0, 0)]:
@@ -91,7 +99,7 @@ def elementwise_bodies(address: int, output: Any, inputs: Sequence[Any]) -> tupl
         operands = tuple(
             Operand(
                 k,
-                WRITE | OVERWRITE if k == 0 else READ,
+                modes[k],
                 0 if whole else start * strides[k][axis],
                 None if whole else layout(view.dtype, part, strides[k]),
             )
@@ -271,10 +279,14 @@ def record(op: Elementwise, *operands: Any, out: Array | None = None) -> Array:
 
 def record_unary(op: Elementwise, x: Any, out: Array | None = None) -> Array:
     """`record` of one operand, on the short way where it is an array."""
-    if type(x) is Array and out is None:
-        known, _ = plan(op, None, x._layout)
-        return submit(known, (x,), device_index(x.device))
-    return record(op, x, out=out)
+    if out is not None:
+        return record(op, x, out=out)
+    result = native.again(op.memory.signatures, None, None, x)
+    if result is None:
+        result = record(op, x)
+        if type(x) is Array:
+            op.memory.remember(plan(op, None, x._layout)[0], None, x._layout)
+    return result
 
 
 # ---- copies and casts
@@ -312,13 +324,17 @@ def _assignment(target: Any, source: Any) -> Known:
 
 def cast_into(source: Any, target: Array, op: Elementwise = COPY) -> None:
     """Records `target[...] = source` with a cast of any kind; source is an array that broadcasts, or a scalar."""
+    if native.again(COPY.memory.signatures, "into", target, source) is not None:
+        return
     where = device_index(target.device)
     if type(source) is Array:
         if source.device is not target.device:
             common_device("assignment", (source, target))
         if overlaps_elsewhere(source, target):
             source = copied(source)
-        submit(_assignment(target._layout, source._layout), (source,), where, (target,))
+        known = _assignment(target._layout, source._layout)
+        submit(known, (source,), where, (target,))
+        COPY.memory.remember(known, "into", target._layout, source._layout)
         return
     known, scalars = fill_plan(op, target._layout, _key(source))
     check_fits(source, scalars[0])

@@ -213,11 +213,11 @@ def getitem(x: Array, key: Any, /) -> Array:
     if frozen is not None:
         final, offset = _selected(x._layout, frozen)
         return native.view(x, final, x._offset + offset, SELECTED, basic_view, frozen)
-    if type(key) is Array and key.dtype.kind == "i" and x.size and x.ndim and x.device is key.device:
+    if type(key) is Array and key.dtype.kind == "i" and x.ndim and x.device is key.device:
         return gather(x, (key,), (0,), 0, (0,))
     chosen = selection(x, key)
-    if 0 in chosen.shape and any(index.size for index in chosen.arrays):
-        check_indices(chosen)  # NumPy looks at all indices, the native body at those that select something
+    if any(index.size for index in chosen.arrays) and not all(index.size for index in chosen.arrays):
+        check_indices(chosen)  # NumPy looks also at indices that meet none of the others
     return gather(chosen.view, chosen.arrays, chosen.axes, chosen.place, chosen.names)
 
 

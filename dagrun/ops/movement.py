@@ -65,7 +65,12 @@ def astype(x: Any, dtype: Any, /, *, copy: bool = True, device: str | Device | N
     final = as_dtype(dtype)
     moved = x if device is None else to_device(x, device)
     if final != x.dtype:
-        return submit(_cast(moved._layout, final), (moved,), device_index(moved.device))
+        found = CAST.memory.again(final, moved)
+        if found is None:
+            known = _cast(moved._layout, final)
+            found = submit(known, (moved,), device_index(moved.device))
+            CAST.memory.remember(known, final, moved._layout)
+        return found
     return copied(x) if copy and moved is x else moved
 
 

@@ -15,7 +15,7 @@ from dagrun.ops.elementwise import MOST_PLANS
 from dagrun.ops.manipulation import normal_axes, normal_axis
 from dagrun.ops.mathematics import divide, sqrt, subtract
 from dagrun.ops.reducing import cumulative_bodies, reduction_bodies
-from dagrun.record import Gradients, Known, Operator, signature_for, submit
+from dagrun.record import Gradients, Known, Memory, Operator, signature_for, submit
 
 Axis = int | Sequence[int] | None
 
@@ -123,7 +123,17 @@ def _plan(op: Operator, base: Any, axis: Axis, keepdims: bool, result: np.dtype[
 
 def _reduce(op: Operator, x: Array, axis: Axis, keepdims: bool, result: np.dtype[Any]) -> Array:
     along = tuple(axis) if isinstance(axis, list) else axis
-    return submit(_plan(op, x._layout, along, bool(keepdims), result), (x,), device_index(x.device))
+    tag = (op, along, keepdims, result)
+    found = _memory.again(tag, x)
+    if found is None:
+        known = _plan(op, x._layout, along, bool(keepdims), result)
+        found = submit(known, (x,), device_index(x.device))
+        if along is None or type(along) is int:  # True == 1, but is no axis
+            _memory.remember(known, tag, x._layout)
+    return found
+
+
+_memory = Memory()
 
 
 _BOOL, _INT64, _UINT64 = np.dtype(np.bool_), np.dtype(np.int64), np.dtype(np.uint64)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dagrun.array import Array, asarray, extend, is_weak
-from dagrun.ops.elementwise import make, record
+from dagrun.ops.elementwise import make, plan, record
 from dagrun.ops.mathematics import maximum, minimum, positive
 from dagrun.ops.promotion import Kind, bounds, by_ufunc
 from dagrun.record import Gradients, composed
@@ -37,7 +37,14 @@ def where(condition: Any, x1: Any = None, x2: Any = None, /) -> Any:
         return nonzero(condition)
     if x1 is None or x2 is None:
         raise ValueError("where: expected either the condition alone, or both x1 and x2")
-    return record(WHERE, as_condition(condition, x1, x2), x1, x2)
+    result = WHERE.memory.again(None, condition, x1, x2)
+    if result is None:
+        chosen = as_condition(condition, x1, x2)
+        result = record(WHERE, chosen, x1, x2)
+        if chosen is condition and type(x1) is Array and type(x2) is Array:
+            layouts = condition._layout, x1._layout, x2._layout
+            WHERE.memory.remember(plan(WHERE, None, *layouts)[0], None, *layouts)
+    return result
 
 
 def as_condition(condition: Any, *others: Any) -> Array:

@@ -5,12 +5,23 @@ and records at once. Only the first call on new layouts comes here: `apply` infe
 operator to a native body (or wraps its `compute` for the Python lane) and keeps the signature.
 """
 
-from dagrun.record.apply import Known, apply, common_device, layout, pack_scalar, scalar_kind, signature_for, submit
+from dagrun.record.apply import (
+    Known,
+    Memory,
+    apply,
+    common_device,
+    layout,
+    pack_scalar,
+    scalar_kind,
+    signature_for,
+    submit,
+)
 from dagrun.record.gradients import ZERO, Gradients, undefined
-from dagrun.record.operator import OVERWRITE, READ, WRITE, Body, Operand, Operator
+from dagrun.record.operator import DONATE, OVERWRITE, READ, WRITE, Body, Operand, Operator
 from dagrun.record.tape import SELECTED, composed
 
 __all__ = [
+    "DONATE",
     "OVERWRITE",
     "READ",
     "SELECTED",
@@ -19,6 +30,7 @@ __all__ = [
     "Body",
     "Gradients",
     "Known",
+    "Memory",
     "Operand",
     "Operator",
     "apply",

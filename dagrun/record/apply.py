@@ -204,6 +204,31 @@ def submit(
     return native.record(signature, inputs, packed, outputs, device, None)
 
 
+class Memory:
+    """Signatures of one operator that were recorded before, found again in native code by the operands' layouts.
+
+    `again(tag, x, ...)` records at once and returns the result, or None where nothing is known: then the operator's
+    own function works it out and calls `remember`. A tag says what else the signature depends on.
+    """
+
+    __slots__ = ("signatures",)
+
+    def __init__(self) -> None:
+        self.signatures: dict[tuple[Any, ...], Any] = {}
+
+    def again(self, tag: Any, *inputs: Any) -> Any:
+        """The result of recording what is known under the tag and the inputs' layouts; None where nothing is."""
+        return native.again(self.signatures, tag, None, *inputs)
+
+    def remember(self, known: Known, tag: Any, *layouts: Any) -> None:
+        """Keeps a signature that needs neither scalars nor the Python lane."""
+        signature, run = known
+        if run is None:
+            if len(self.signatures) >= MOST_SIGNATURES:
+                self.signatures.clear()
+            self.signatures[(tag, *layouts)] = signature
+
+
 def common_device(name: str, arrays: Sequence[Any]) -> Any:
     """The device that all operands share. Raises DeviceError, naming them, where they do not."""
     first = arrays[0].device

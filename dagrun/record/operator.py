@@ -10,7 +10,9 @@ import numpy as np
 
 from dagrun.record.gradients import Gradients
 
-READ, WRITE, OVERWRITE = 1, 2, 4  # how a body uses an operand; OVERWRITE: the write does not depend on what was there
+# How a body uses an operand. OVERWRITE: the write does not depend on what was there. DONATE, of an input that fills its
+# buffer: each of its bytes is read only to write the same byte of the first output, so that this may take its memory.
+READ, WRITE, OVERWRITE, DONATE = 1, 2, 4, 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import doctest
 import gc
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -117,6 +119,27 @@ def test_integers_stop_gradients() -> None:
     y = dr.where(x > 2, x, 0.0)
     y.sum().backward()
     assert x.grad.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda x: dr.maximum(x, 1.0), [0, 0.5, 1, 0.5]),
+        (lambda x: dr.minimum(x, 1.0), [1, 0.5, 0, 0.5]),
+        (lambda x: dr.max(x), [0, 0, 1, 0]),
+        (lambda x: dr.min(x - x.detach()), [0.25, 0.25, 0.25, 0.25]),
+        (lambda x: dr.relu(x), [0, 1, 1, 1]),
+        (lambda x: dr.abs(x), [0, 1, 1, 1]),
+        (lambda x: dr.clip(x, 0, 1), [1, 1, 0, 1]),
+        (lambda x: dr.topk(x, 2)[0] * dr.asarray([1.0, 5.0]), [0, 5, 1, 0]),
+        (lambda x: dr.sort(x) * dr.asarray([1.0, 2.0, 3.0, 4.0]), [1, 2, 4, 3]),
+        (lambda x: dr.unique(x), [1, 1, 1, 0]),
+    ],
+)
+def test_kinks_get_what_the_documents_say(function: Any, expected: list[float]) -> None:
+    x = leaf(0, 1, 2, 1)
+    function(x).sum().backward()
+    assert x.grad.tolist() == expected
 
 
 # ---- modes
@@ -471,3 +494,10 @@ def test_anomaly_mode_sees_writes_and_belongs_to_one_thread() -> None:
         with pytest.raises(FloatingPointError, match="sqrt"):
             dr.sqrt(y, out=y)
     assert np.isnan(seen[0][0])
+
+
+def test_the_examples_of_the_documents() -> None:
+    file = Path(__file__).parents[2] / "docs" / "autodiff.md"
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    failed, tried = doctest.testfile(str(file), module_relative=False, optionflags=flags)
+    assert failed == 0 and tried > 20

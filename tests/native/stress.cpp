@@ -33,7 +33,8 @@ void run_program(const Setup& setup, const Shape& shape, Random& random, int lan
         machine.record(step, held);
       }
       model.run(step);
-      if (step.sequence > static_cast<uint64_t>(shape.buffers) && random.chance(2)) {
+      const bool whole = step.body.piece + 1 == step.body.pieces;  // else part of a renewed buffer has no values yet
+      if (whole && step.sequence > static_cast<uint64_t>(shape.buffers) && random.chance(2)) {
         const int number = static_cast<int>(random.below(shape.buffers));
         machine.wait(number);
         model.check(number, machine.buffers[number]);
@@ -56,6 +57,8 @@ void programs(Random random) {
   shape.most_uses = random.pick({2, 4, 9});
   shape.priorities = random.chance(50);
   shape.lanes = random.chance(50);
+  shape.pieces = true;
+  shape.renewing = random.pick({5, 40});
   run_program(setup, shape, random, setup.lane_limit);
 }
 
@@ -65,7 +68,8 @@ void failing(Random random) {
   setup.lane_limit = random.pick({1, 1 << 30});
   Shape shape;
   shape.failing = 8;
-  shape.renewing = 12;
+  shape.renewing = random.pick({12, 50});
+  shape.pieces = true;
   shape.empty = true;
   run_program(setup, shape, random);
 }

@@ -41,11 +41,11 @@ from .recording import (
 from .tasks import LANES, Body, Device, Failure, Lane, Settings, Site, Task, function_at
 
 __all__ = [
-    "Array", "Export", "Family", "Layout", "Node", "Signature", "add_device", "after_fork", "alias", "binary",
-    "describe_site", "empty", "export", "failures", "from_memory", "gradients", "here", "in_task", "install_binary",
-    "is_ready", "last_writer", "layout", "memory_stats", "observe", "pause", "push_batch", "record", "sequence",
-    "set_gradients", "set_hooks", "set_lane_limit", "set_observer", "set_prefix", "site", "sorter", "start",
-    "stats", "stop", "trace", "trim_memory", "unfinished", "view", "wait", "wait_all",
+    "Array", "Export", "Family", "Layout", "Node", "Signature", "add_device", "after_fork", "again", "alias",
+    "binary", "describe_site", "empty", "export", "failures", "from_memory", "gradients", "here", "in_task",
+    "install_binary", "is_ready", "last_writer", "layout", "memory_stats", "observe", "pause", "push_batch",
+    "record", "sequence", "set_gradients", "set_hooks", "set_lane_limit", "set_observer", "set_prefix", "site",
+    "sorter", "start", "stats", "stop", "trace", "trim_memory", "unfinished", "view", "wait", "wait_all",
 ]  # fmt: skip
 
 _KEEP: Any = object()
@@ -447,6 +447,20 @@ def set_prefix(package: str, user: str, /) -> None:
 def here() -> Site:
     """The user's line, as a task recorded now would remember it."""
     return current_site()
+
+
+def again(signatures: dict[Any, Signature], tag: Any, output: Array | None, /, *inputs: Any) -> Any:
+    """Records what the dict holds under (tag, *layouts); None where it holds nothing, or not all are arrays."""
+    given = inputs if output is None else (output, *inputs)
+    if any(type(x) is not Array or x._memory.device is not given[0]._memory.device for x in given):
+        return None
+    if output is not None and any(x._memory is output._memory for x in inputs):
+        return None  # what overlaps the output may need a copy first
+    signature = signatures.get((tag, *(x._layout for x in given)))
+    if signature is None:
+        return None
+    device = given[0]._memory.device
+    return record_operation(signature, inputs, b"", None if output is None else (output,), device, None)
 
 
 def site() -> Site:

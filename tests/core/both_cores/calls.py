@@ -94,6 +94,31 @@ def gradient_hook(lab: Lab) -> Any:
     assert y._node is shown
 
 
+def nodes(lab: Lab) -> Any:
+    """Nodes are numbered in order, long chains of them are freed, and each thread has an observer of its own."""
+    n = lab.start()
+    before = n.sequence()
+    first = n.Node("plan", (None,), ("value", 3))
+    second = n.Node("plan", (first,), ())
+    assert before < first.sequence < second.sequence < n.sequence()
+    assert (first.plan, first.parents, first.saved) == ("plan", (None,), ("value", 3)) and second.parents[0] is first
+    assert (first.hooks, first.kept, first.token) == (None, None, None)
+    first.saved, first.hooks, first.token = None, {0: []}, "token"
+    assert (first.saved, first.hooks, first.token) == (None, {0: []}, "token")
+    for _ in range(200_000):
+        second = n.Node("plan", (second,), ())
+    del second
+    seen: list[Any] = []
+    assert n.set_observer(lambda *told: seen.append(told)) is None
+    other = threading.Thread(target=lambda: n.observe(first, "elsewhere"))
+    other.start()
+    other.join()
+    n.observe(first, "result")
+    assert n.set_observer(None) is not None
+    n.observe(first, "late")
+    assert seen == [(first, "result")]
+
+
 def view_hook(lab: Lab) -> Any:
     """Views of arrays that want gradients are shown with their rules; views of one buffer share a family."""
     shown: list[Any] = []
@@ -218,3 +243,17 @@ def bad_calls(lab: Lab) -> Any:
         message_of(lambda: n.view(x, None, 0)).replace("NoneType", "None"),
     ]
     return messages
+
+
+def again(lab: Lab) -> Any:
+    """What was recorded under a tag and layouts is recorded again; anything unknown gives None."""
+    n = lab.start()
+    x, y, out = lab.array([1, 2]), lab.array([3, 4]), lab.array([0, 0])
+    signature = lab.signature("add", ADD, x._layout, [x._layout, y._layout])
+    known = {("tag", x._layout, y._layout): signature, ("into", out._layout, x._layout, y._layout): signature}
+    assert lab.values(n.again(known, "tag", None, x, y)) == [4, 6]
+    assert n.again(known, "into", out, x, y) is out and lab.values(out) == [4, 6]
+    assert n.again(known, "other", None, x, y) is None
+    assert n.again(known, "tag", None, x, 3.0) is None
+    assert n.again(known, "into", x, x, y) is None  # may need a copy first
+    assert n.again(known, "tag", None, x, lab.array([3])) is None
