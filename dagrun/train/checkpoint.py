@@ -3,8 +3,8 @@
 A state is a nest of dicts, lists and tuples of arrays, NumPy arrays, numbers, strings, booleans and None. Arrays become
 tensors of the file, everything else its metadata (as JSON), so that any reader of safetensors can open it
 (https://github.com/huggingface/safetensors). The format has no checksums of its own: a CRC-32 of all contents stands
-before the JSON. Equal states give equal files. A file is written under another name, flushed to the disk and renamed: whatever moment the process is
-killed at, the last good checkpoint stays.
+before the JSON. Equal states give equal files. A file is written under another name, flushed to the disk and renamed:
+whatever moment the process is killed at, the last good checkpoint stays.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ def _encode(node: Any, tensors: Tensors, path: str) -> Any:
 def _put(values: np.ndarray[Any, Any], tensors: Tensors, path: str) -> str:
     """Takes an array in, contiguous and little-endian, under a name of its own."""
     if values.dtype.kind not in "biuf" or values.dtype.itemsize > 8:
-        raise TypeError(f"checkpoint: {path or 'the state'} has dtype {values.dtype}, expected booleans or real numbers")
+        raise TypeError(
+            f"checkpoint: {path or 'the state'} has dtype {values.dtype}, expected booleans or real numbers"
+        )
     name = path or "array"
     while name in tensors or name == "__metadata__":
         name += "'"

@@ -56,7 +56,7 @@ def confusion_matrix(scores: Any, targets: Any) -> Array:
 
 
 def f1(scores: Any, targets: Any, average: str = "macro") -> Array:
-    """The F1 measure, 2 * precision * recall / (precision + recall): `average` "macro" over classes, "micro", or "none".
+    """The F1 measure, 2 precision recall / (precision + recall): `average` "macro" over classes, "micro", or "none".
 
     A class that neither occurs nor was predicted counts as 0, as in scikit-learn's `zero_division=0`.
     """

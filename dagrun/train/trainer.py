@@ -36,8 +36,8 @@ class Trainer:
     the largest norm of all gradients together; `progress`, whether a bar is shown.
 
         >>> import dagrun as dr
-        >>> net = dr.nn.Linear(2, 1)
-        >>> trainer = dr.train.Trainer(net, dr.nn.functional.mse_loss, lambda p: dr.optim.SGD(p, lr=0.1), progress=False)
+        >>> net, loss = dr.nn.Linear(2, 1), dr.nn.functional.mse_loss
+        >>> trainer = dr.train.Trainer(net, loss, lambda p: dr.optim.SGD(p, lr=0.1), progress=False)
         >>> x = dr.ones((4, 2), "float32")
         >>> history = trainer.fit([(x, dr.zeros((4, 1), "float32"))], epochs=20)
         >>> history[-1]["loss"] < history[0]["loss"]
@@ -211,7 +211,9 @@ class Trainer:
         """
         here = [len(self.replicas.modules) - 1, bool(self.schedules), len(self.callbacks)]
         there = [len(state["buffers"]), state["schedule"] is not None, len(state["callbacks"])]
-        for what, expected, given in zip(("devices besides the first", "a schedule", "callbacks"), here, there, strict=True):
+        for what, expected, given in zip(
+            ("devices besides the first", "a schedule", "callbacks"), here, there, strict=True
+        ):
             if expected != given:
                 raise ValueError(f"Trainer: the state is of one with {what}: {given}, expected {expected}")
         for own in self.replicas.modules:

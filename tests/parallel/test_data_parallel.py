@@ -229,7 +229,9 @@ def test_dropout_draws_in_program_order() -> None:
 def test_devices_that_do_not_fit() -> None:
     for make in (DataParallel, Replicas):
         name = make.__name__
-        with pytest.raises(dr.DeviceError, match=rf"{name}: devices \['cpu:0', 'cpu:0'\], expected one or more that di"):
+        with pytest.raises(
+            dr.DeviceError, match=rf"{name}: devices \['cpu:0', 'cpu:0'\], expected one or more that di"
+        ):
             make(mlp(), ["cpu:0", "cpu:0"])
         with pytest.raises(dr.DeviceError, match=f"{name}: devices"):
             make(mlp(), [])
@@ -322,7 +324,7 @@ def test_modes_of_the_calling_thread_hold_in_the_replicas() -> None:
     bad = DataParallel(nn.Sequential(SyncBatchNorm(4), nn.Linear(4, 1)), ["cpu:0", "cpu:1"])
     x = np.ones((4, 4), "float32")
     x[3, 3] = np.nan
-    with pytest.raises(FloatingPointError, match="multiply at .* gave a NaN"), dr.detect_anomaly():
+    with pytest.raises(FloatingPointError, match=r"multiply at .* gave a NaN"), dr.detect_anomaly():
         bad(x)
 
 

@@ -41,9 +41,9 @@ ARRAYS = hnp.arrays(
 KEYS = st.text() | st.integers() | st.tuples(st.integers(), st.text()) | st.booleans()
 STATES = st.recursive(
     SCALARS | ARRAYS | ARRAYS.map(dr.asarray),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.lists(inner, max_size=4).map(tuple)
-    | st.dictionaries(KEYS, inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.lists(inner, max_size=4).map(tuple) | st.dictionaries(KEYS, inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
@@ -124,7 +124,7 @@ def damaged(content: bytes, path: Path) -> Any:
 def test_truncated_anywhere(good: tuple[bytes, Any], tmp_path: Path) -> None:
     content, _ = good
     for length in range(len(content)):
-        with pytest.raises(CheckpointError, match="checkpoint .*: "):
+        with pytest.raises(CheckpointError, match=r"checkpoint .*: "):
             damaged(content[:length], tmp_path / "a")
     with pytest.raises(CheckpointError):
         damaged(content + b"\0", tmp_path / "a")
@@ -199,7 +199,7 @@ def test_hostile_files_are_refused_in_little_memory(content: bytes, tmp_path: Pa
 
     tracemalloc.start()
     try:
-        with pytest.raises(CheckpointError, match="checkpoint .*: "):
+        with pytest.raises(CheckpointError, match=r"checkpoint .*: "):
             damaged(content, tmp_path / "a")
         assert tracemalloc.get_traced_memory()[1] < 30 << 20
     finally:
