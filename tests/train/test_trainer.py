@@ -306,7 +306,7 @@ def test_a_resumed_run_has_the_bits_of_the_whole_one(name: str, stop: int, tmp_p
         return make(nn.Sequential(norm, Noise()), checkpoints=checkpoints, callbacks=callbacks, **options)
 
     def batches() -> data.DataLoader:
-        return loader(num_workers=2, seed=5)
+        return loader(24, num_workers=2, seed=5)
 
     dr.random.seed(1)
     whole = trainer()
