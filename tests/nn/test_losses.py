@@ -116,7 +116,8 @@ def test_mistakes_are_told():
 
 ACTIVATIONS = [
     ("ReLU", {}), ("ReLU6", {}), ("LeakyReLU", {"negative_slope": 0.2}), ("ELU", {"alpha": 0.7}),
-    ("CELU", {"alpha": 2.0}), ("SELU", {}), ("GELU", {}), ("GELU", {"approximate": "tanh"}), ("SiLU", {}), ("Mish", {}), ("Sigmoid", {}),
+    ("CELU", {"alpha": 2.0}), ("SELU", {}), ("GELU", {}), ("GELU", {"approximate": "tanh"}), ("SiLU", {}), ("Mish", {}),
+    ("Sigmoid", {}),
     ("LogSigmoid", {}), ("Tanh", {}), ("Tanhshrink", {}), ("Softplus", {"beta": 2.0, "threshold": 3.0}),
     ("Softsign", {}),
     ("Hardtanh", {"min_val": -0.5, "max_val": 0.8}), ("Hardsigmoid", {}), ("Hardswish", {}), ("GLU", {"dim": 0}),
