@@ -1,10 +1,10 @@
 """Many devices together: collectives over the arrays that a serial program holds on each of them, and training.
 
-    ring, collectives, buckets, compression     sums over devices, of gradients too
-    batches, lockstep, replicate                what the modules below are made of
-    data_parallel, replicas, sync_batch_norm    a module on several devices, each with its part of the batch
-    placement                                   layers on devices of their own, pipelines
-    kvstore                                     a store that devices push to and pull from
+ring, collectives, buckets, compression     sums over devices, of gradients too
+batches, lockstep, replicate                what the modules below are made of
+data_parallel, replicas, sync_batch_norm    a module on several devices, each with its part of the batch
+placement                                   layers on devices of their own, pipelines
+kvstore                                     a store that devices push to and pull from
 """
 
 from dagrun.parallel import compression

@@ -141,5 +141,7 @@ def _wanted(module: Module) -> list[Array]:
 def _checked(loss: Any) -> Array:
     if not isinstance(loss, Array) or loss.size != 1:
         given = f"an array of shape {loss.shape}" if isinstance(loss, Array) else f"a {type(loss).__name__}"
-        raise ValueError(f"Replicas.step: the loss is {given}, expected an array of one element, the mean over the rows")
+        raise ValueError(
+            f"Replicas.step: the loss is {given}, expected an array of one element, the mean over the rows"
+        )
     return loss

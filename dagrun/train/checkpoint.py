@@ -65,7 +65,9 @@ def _encode(node: Any, tensors: Tensors, path: str) -> Any:
 def _put(values: np.ndarray[Any, Any], tensors: Tensors, path: str) -> str:
     """Takes an array in, contiguous and little-endian, under a name of its own."""
     if values.dtype.kind not in "biuf" or values.dtype.itemsize > 8:
-        raise TypeError(f"checkpoint: {path or 'the state'} has dtype {values.dtype}, expected booleans or real numbers")
+        raise TypeError(
+            f"checkpoint: {path or 'the state'} has dtype {values.dtype}, expected booleans or real numbers"
+        )
     name = path or "array"
     while name in tensors or name == "__metadata__":
         name += "'"

@@ -211,7 +211,9 @@ class Trainer:
         """
         here = [len(self.replicas.modules) - 1, bool(self.schedules), len(self.callbacks)]
         there = [len(state["buffers"]), state["schedule"] is not None, len(state["callbacks"])]
-        for what, expected, given in zip(("devices besides the first", "a schedule", "callbacks"), here, there, strict=True):
+        for what, expected, given in zip(
+            ("devices besides the first", "a schedule", "callbacks"), here, there, strict=True
+        ):
             if expected != given:
                 raise ValueError(f"Trainer: the state is of one with {what}: {given}, expected {expected}")
         for own in self.replicas.modules:

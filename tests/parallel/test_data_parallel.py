@@ -229,7 +229,9 @@ def test_dropout_draws_in_program_order() -> None:
 def test_devices_that_do_not_fit() -> None:
     for make in (DataParallel, Replicas):
         name = make.__name__
-        with pytest.raises(dr.DeviceError, match=rf"{name}: devices \['cpu:0', 'cpu:0'\], expected one or more that di"):
+        with pytest.raises(
+            dr.DeviceError, match=rf"{name}: devices \['cpu:0', 'cpu:0'\], expected one or more that di"
+        ):
             make(mlp(), ["cpu:0", "cpu:0"])
         with pytest.raises(dr.DeviceError, match=f"{name}: devices"):
             make(mlp(), [])

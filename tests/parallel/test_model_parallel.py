@@ -119,7 +119,9 @@ def test_two_stages_work_at_once() -> None:
     first, second = ([r for r in steps if r.device == d] for d in ("cpu:0", "cpu:1"))
     assert len(first) == len(second) >= 4
     # Neither waits for the other: the second stage of the first part, and the first stage of the last.
-    assert not ancestors(records, second[len(second) // 4 - 1].sequence) & {r.sequence for r in first[len(first) // 4 :]}
+    assert not ancestors(records, second[len(second) // 4 - 1].sequence) & {
+        r.sequence for r in first[len(first) // 4 :]
+    }
     assert not ancestors(records, first[-1].sequence) & {r.sequence for r in second}
     if dr.engine_stats()["workers"] > 1:
         assert any(a.begin_ns < b.end_ns and b.begin_ns < a.end_ns for a in first for b in second)

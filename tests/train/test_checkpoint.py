@@ -41,9 +41,9 @@ ARRAYS = hnp.arrays(
 KEYS = st.text() | st.integers() | st.tuples(st.integers(), st.text()) | st.booleans()
 STATES = st.recursive(
     SCALARS | ARRAYS | ARRAYS.map(dr.asarray),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.lists(inner, max_size=4).map(tuple)
-    | st.dictionaries(KEYS, inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.lists(inner, max_size=4).map(tuple) | st.dictionaries(KEYS, inner, max_size=4)
+    ),
     max_leaves=12,
 )
 

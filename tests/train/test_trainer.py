@@ -167,9 +167,7 @@ class Script(Callback):
 )
 def test_early_stopping(measures: Any, options: dict[str, Any], epochs: int, tmp_path: Path) -> None:
     def run() -> Trainer:
-        trainer = make(
-            callbacks=[Script(*measures), EarlyStopping(**{"patience": 1, **options})], checkpoints=tmp_path
-        )
+        trainer = make(callbacks=[Script(*measures), EarlyStopping(**{"patience": 1, **options})], checkpoints=tmp_path)
         trainer.fit(loader(8), 6)
         return trainer
 
