@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from autodiff.cases import CASES, NOT_SWEPT, WITHOUT, Case
+from autodiff.cases import CASES, ELSEWHERE, NOT_SWEPT, WITHOUT, Case
 
 import dagrun as dr
 from dagrun.core import native
