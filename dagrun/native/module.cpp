@@ -318,6 +318,7 @@ PyObject* from_memory(PyObject*, PyObject* args) {
   if (!PyArg_ParseTuple(args, "OiOp", &layout_object, &device, &source, &copy) || !get_layout(layout_object, &layout))
     return nullptr;
   if (!device_at(device) || !ready_to_record("make an array")) return nullptr;
+  drain_disposed();  // a loop that lends batch after batch and never waits gets back what is not in use any more
   Py_buffer bytes;
   if (PyObject_GetBuffer(source, &bytes, PyBUF_SIMPLE) < 0) return nullptr;
   if (bytes.len != layout->nbytes) {

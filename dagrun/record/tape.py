@@ -270,8 +270,6 @@ def _write(target: Any, node: Any) -> None:
 
 def record_view(x: Any, view: Any, rule: tuple[Any, ...]) -> None:
     """Writes the node of a view of a tracked array: `rule` is a function and its further arguments."""
-    if x.dtype.kind != "f":
-        return
     parent = source(x)
     if parent is None:
         return

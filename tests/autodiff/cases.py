@@ -191,6 +191,12 @@ WITHOUT = {
     "full",
 }  # fmt: skip
 
+# Modules whose operators are swept with the layers and optimizers that they are made for: tests/nn, tests/optim.
+ELSEWHERE = {
+    f"dagrun.ops.{name}"
+    for name in ("convolution", "dropout", "normalization", "pooling", "recurrent", "softmax", "updates")
+}
+
 # Operators that need no sweep here.
 NOT_SWEPT = {
     "argsort", "searchsorted", "all", "any", "count_nonzero", "argmax", "argmin", "random",  # no floats of the operands

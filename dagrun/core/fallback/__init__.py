@@ -190,6 +190,10 @@ def from_memory(layout: Layout, device: int, source: Any, copy: bool, /) -> Arra
         raise ValueError(f"memory of {nbytes} bytes for an array of {layout.nbytes}")
     buffer = array._memory
     if not copy and nbytes:
+        # A loop that lends batch after batch and never waits gets back what is not in use any more.
+        with executor.lock:
+            executor.drain()
+        executor.dispose()
         buffer.address, buffer.block = address, Block(address, nbytes, None, source)
     elif nbytes:
         with executor.lock:
