@@ -61,12 +61,14 @@ def run_in_lockstep(calls: Sequence[Callable[[], Any]], modules: Sequence[Module
         return [call() for call in calls]
     group = _Group(len(calls))
     results: list[Any] = [None] * len(calls)
+    site = native.site()
     gradients, anomalies = native.gradients(), anomaly.on  # what belongs to a thread, besides the context
 
     def run(rank: int) -> None:
         group.turns[rank].acquire()
         _current.group, _current.rank = group, rank
         native.set_gradients(gradients)
+        native.lend_site(site)
         try:
             if group.failure is None:
                 with detect_anomaly() if anomalies else nullcontext():

@@ -43,8 +43,8 @@ from .tasks import LANES, Body, Device, Failure, Lane, Settings, Site, Task, fun
 __all__ = [
     "Array", "Export", "Family", "Layout", "Node", "Signature", "add_device", "after_fork", "again", "alias",
     "binary", "describe_site", "empty", "export", "failures", "from_memory", "gradients", "here", "in_task",
-    "install_binary", "is_ready", "last_writer", "layout", "memory_stats", "observe", "pause", "push_batch",
-    "record", "sequence", "set_gradients", "set_hooks", "set_lane_limit", "set_observer", "set_prefix", "site",
+    "install_binary", "is_ready", "last_writer", "layout", "lend_site", "memory_stats", "observe", "pause",
+    "push_batch", "record", "sequence", "set_gradients", "set_hooks", "set_lane_limit", "set_observer", "set_prefix", "site",
     "sorter", "start", "stats", "stop", "trace", "trim_memory", "unfinished", "view", "wait", "wait_all",
 ]  # fmt: skip
 
@@ -470,6 +470,11 @@ def again(signatures: dict[Any, Signature], tag: Any, output: Array | None, /, *
 def site() -> Site:
     """What `describe_site` makes the user's line of."""
     return current_site()
+
+
+def lend_site(site: Site, /) -> None:
+    """The line that this thread's operations name where they find none of the user's."""
+    mode.lent_site = site
 
 
 def describe_site(site: Site, /) -> Site:

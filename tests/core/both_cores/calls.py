@@ -5,6 +5,8 @@ import os
 import signal
 import struct
 import threading
+from functools import partial
+from operator import call
 from pathlib import Path
 from typing import Any
 
@@ -257,3 +259,15 @@ def again(lab: Lab) -> Any:
     assert n.again(known, "tag", None, x, 3.0) is None
     assert n.again(known, "into", x, x, y) is None  # may need a copy first
     assert n.again(known, "tag", None, x, lab.array([3])) is None
+
+
+def lent_line(lab: Lab) -> Any:
+    """A thread in which no line of the user runs names the line that was lent to it, else none."""
+    n = lab.start()
+    line = n.site()
+    for lent, expected in (([], "<unknown>"), ([partial(n.lend_site, line)], n.describe_site(line)[0])):
+        answers: list[Any] = []
+        thread = threading.Thread(target=answers.extend, args=(map(call, [*lent, n.here]),))
+        thread.start()
+        thread.join()
+        assert answers[-1][0] == expected
