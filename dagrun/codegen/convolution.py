@@ -161,9 +161,7 @@ class _Windows:
         e, w, lanes = self.e, self, 32 // self.item
 
         def add(target: Value, c: Value, lanes: int = 1) -> None:
-            old, more = (
-                e.load(p, self.dtype, lanes) for p in (target, e.element(here, c, self.dtype))
-            )
+            old, more = (e.load(p, self.dtype, lanes) for p in (target, e.element(here, c, self.dtype)))
             wide = "float32" if self.dtype == "float16" else self.dtype
             total = old | more if self.dtype == "bool" else old.to(wide) + more.to(wide)
             e.store(target, total.to(self.dtype))

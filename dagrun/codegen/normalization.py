@@ -7,8 +7,8 @@
 
 Without w and b they count as 1 and 0. The elements of a kept index are segments of contiguous elements. The variance
 is taken in a second pass from the mean, without correction. Sums are taken in vectors along a segment, lanes by
-halving, then the elements left over, then segment after segment; float16 is computed in float32, and mean, var, w, b and
-their gradients are float32 then.
+halving, then the elements left over, then segment after segment; float16 is computed in float32, and mean, var, w, b
+and their gradients are float32 then.
 
 Params, int64 words: 0 number of kept indices, 1 of segments, 2 length of a segment, 3 bits of eps (float64), then for
 y or x', for x, and for g: byte strides of the kept index and of the segment.

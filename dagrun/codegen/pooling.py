@@ -81,7 +81,7 @@ def pooling_params(
     size: tuple[int, int], rows: Windows, columns: Windows, strides: tuple[int, int], shape: Sequence[int],
     outer: Sequence[Sequence[int]],
 ) -> bytes:  # fmt: skip
-    """The params block. `size`: of a plane of x, with byte `strides`; `shape`, `outer`: of what is outside of planes."""
+    """The params block. `size`: of a plane of x, with byte `strides`; `shape`, `outer`: of what is outside planes."""
     if 0 in shape:
         return layout.pack([0] * len(_WORDS))
     dims = layout.merged(layout.dimensions(shape, outer))

@@ -245,4 +245,3 @@ def _classes_ir(kind: str, dtype: str, class_dtype: str, weighted: bool, name: s
     lines.run(backward if kind.endswith("_back") else forward, lanes)
     e.finish()
     return e.module(name)
-

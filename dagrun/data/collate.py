@@ -54,7 +54,8 @@ def collate(samples: Sequence[Any]) -> Any:
 def convert(batch: Any, place: Callable[[np.ndarray[Any, Any]], Any]) -> Any:
     """The batch with `place(x)` for each NumPy array of a dtype that dagrun has, within tuples, lists and dicts."""
     if isinstance(batch, np.ndarray):
-        return place(batch) if batch.dtype.newbyteorder("=") in DTYPES else batch
+        known = batch.dtype in DTYPES or batch.dtype.newbyteorder("=") in DTYPES
+        return place(batch) if known else batch
     if isinstance(batch, dict):
         return {key: convert(value, place) for key, value in batch.items()}
     if isinstance(batch, (tuple, list)):

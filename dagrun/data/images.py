@@ -52,7 +52,7 @@ def _decoded(file: Any, name: str, mode: str, max_pixels: int) -> np.ndarray[Any
             width, height = image.size
             if width * height > max_pixels:
                 raise DataError(name, f"an image of {width} x {height} pixels, expected at most {max_pixels} in all")
-            pixels = np.asarray(image.convert(mode))
+            pixels = np.asarray(image if image.mode == mode else image.convert(mode))
     except DataError:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, EOFError, ValueError and others

@@ -24,7 +24,7 @@ from dagrun.data.dataset import Dataset
 from dagrun.data.errors import LoaderError
 from dagrun.data.randomness import checked_seed, sample_seed
 from dagrun.data.samplers import BatchSampler, RandomSampler, Sampler, SequentialSampler, as_sampler
-from dagrun.data.workers import Batch, Workers, run
+from dagrun.data.workers import Batch, Workers
 from dagrun.devices import Device
 from dagrun.devices import device as find_device
 
@@ -101,34 +101,32 @@ class _Batches(Iterator[Any]):
             self._ahead.append(batch)
             self._workers.submit(batch)
 
-    def _next(self) -> Batch | None:
-        """The batch whose turn it is, loaded; None at the end."""
+    def _next(self) -> tuple[int, Sequence[int], Any] | None:
+        """Number, indices and values of the batch whose turn it is; None at the end. Raises what went wrong with it."""
         if self._workers is None:
             for number, indices in self._numbered:
-                batch = Batch(number, indices)
-                run(batch, self._load, self._never)
-                return batch
+                return number, indices, self._load(number, indices, self._never)
             return None
         if not self._ahead:
             return None
         self._workers.take(self._ahead[0])
         batch = self._ahead.popleft()
+        if batch.error is not None:
+            raise batch.error
         self._submit()
-        return batch
+        return batch.number, batch.indices, batch.result
 
     def __next__(self) -> Any:
         if self._closed:
             raise StopIteration
         try:
-            batch = self._next()
-            if batch is None:
-                self._place.ended = True
-            elif batch.error is not None:
-                raise batch.error
-            else:
-                made = convert(batch.result, self._place_array)
-                self._place.batch, self._place.indices = batch.number + 1, batch.indices
+            loaded = self._next()
+            if loaded is not None:
+                number, indices, values = loaded
+                made = convert(values, self._place_array)
+                self._place.batch, self._place.indices = number + 1, indices
                 return made
+            self._place.ended = True
         except BaseException:  # Ctrl-C too
             self.close()
             raise

@@ -34,18 +34,13 @@ class Batch:
     error: BaseException | None = None
 
 
-def run(batch: Batch, load: Load, stop: threading.Event) -> None:
-    """Loads one batch; whatever goes wrong is kept with it."""
-    try:
-        batch.result = load(batch.number, batch.indices, stop)
-    except BaseException as error:  # SystemExit too: the taker must not wait for ever
-        batch.error = error
-    batch.done.set()
-
-
 def _work(jobs: SimpleQueue[Batch | None], load: Load, stop: threading.Event) -> None:
     while (batch := jobs.get()) is not None:
-        run(batch, load, stop)
+        try:
+            batch.result = load(batch.number, batch.indices, stop)
+        except BaseException as error:  # SystemExit too: the taker must not wait for ever
+            batch.error = error
+        batch.done.set()
         del batch  # the taker's, or garbage: not to be kept until the next one comes
 
 

@@ -633,12 +633,11 @@ bool Executor::ensure_memory(Buffer* buffer) {
 }
 
 // Whether nobody but the operation whose pieces begin at `first` will look at an operand's memory from here on, except
-// tasks that come before whatever piece writes the same bytes. Under the record lock.
+// tasks that come before whatever piece writes the same bytes. Under the record lock, and where the operand has no handle
+// any more: then no task can be recorded on it, and every use of it is in its lists, all pieces among them.
 bool Executor::can_take_over(const Body* body, const Operand* operands, uint64_t first, const OperandSpec& spec) {
   Buffer* donor = operands[spec.index].buffer;
   const Buffer* output = operands[body->operands[0].index].buffer;
-  // Without a handle no task can be recorded on it any more: all pieces are, and every other use is in its lists.
-  if (donor->references.load(std::memory_order_acquire) >= kHandle) return false;
   if (!donor->data.load(std::memory_order_acquire) || donor->block.load(std::memory_order_relaxed)) return false;
   if (donor == output || donor->nbytes != output->nbytes || donor->device != output->device) return false;
   if (output->first_writer != first || donor->last_writer >= first) return false;  // others write the one or the other
@@ -673,7 +672,7 @@ bool Executor::take_over(uint32_t index) {
       if (memory == donor->data.load(std::memory_order_relaxed)) return true;
       continue;
     }
-    if (donor->references.load(std::memory_order_relaxed) >= kHandle) continue;
+    if (donor->references.load(std::memory_order_acquire) >= kHandle) continue;
     std::lock_guard<SpinLock> guard(record_lock_);
     if (!can_take_over(body, operands, first, spec)) continue;
     char* fresh = nullptr;

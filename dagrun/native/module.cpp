@@ -304,6 +304,13 @@ PyObject* sequence(PyObject*, PyObject*) { return PyLong_FromUnsignedLongLong(ne
 
 PyObject* site(PyObject*, PyObject*) { return PyLong_FromUnsignedLong(current_site()); }
 
+PyObject* lend(PyObject*, PyObject* object) {
+  const unsigned long number = PyLong_AsUnsignedLong(object);
+  if (number == static_cast<unsigned long>(-1) && PyErr_Occurred()) return nullptr;
+  lend_site(static_cast<uint32_t>(number));
+  Py_RETURN_NONE;
+}
+
 PyObject* describe(PyObject*, PyObject* object) {
   const unsigned long number = PyLong_AsUnsignedLong(object);
   if (number == static_cast<unsigned long>(-1) && PyErr_Occurred()) return nullptr;
@@ -318,6 +325,7 @@ PyObject* from_memory(PyObject*, PyObject* args) {
   if (!PyArg_ParseTuple(args, "OiOp", &layout_object, &device, &source, &copy) || !get_layout(layout_object, &layout))
     return nullptr;
   if (!device_at(device) || !ready_to_record("make an array")) return nullptr;
+  drain_disposed();  // a loop that lends batch after batch and never waits gets back what is not in use any more
   Py_buffer bytes;
   if (PyObject_GetBuffer(source, &bytes, PyBUF_SIMPLE) < 0) return nullptr;
   if (bytes.len != layout->nbytes) {
@@ -661,6 +669,7 @@ PyMethodDef methods[] = {
      "again(signatures, tag, output or None, *inputs): records what the dict holds under (tag, *layouts), or None."},
     {"sequence", sequence, METH_NOARGS, "sequence() -> a number; nodes made from now on have larger ones"},
     {"site", site, METH_NOARGS, "site() -> a number for the innermost line outside the package"},
+    {"lend_site", lend, METH_O, "lend_site(number): the line that this thread's operations name where it has none"},
     {"describe_site", describe, METH_O, "describe_site(number) -> (file, line, function)"},
     {"from_memory", from_memory, METH_VARARGS, "from_memory(layout, device, buffer, copy)"},
     {"export", export_memory, METH_VARARGS, "export(array): waits, then the memory of its buffer, read-only."},

@@ -116,6 +116,7 @@ PyObject* binary(int op, PyObject* left, PyObject* right, bool in_place);
 void install_binary(int op, PyObject* left, PyObject* right, bool in_place, Signature* signature);
 void retire(Operation* operation);
 uint32_t current_site();
+void lend_site(uint32_t site);  // what the calling thread's operations name where no line of the user is found
 PyObject* describe_site(uint32_t site);  // (file, line, function)
 void set_package_prefix(const char* prefix, const char* user_prefix);
 

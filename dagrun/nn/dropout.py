@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dagrun import ops
 from dagrun.array import Array
 from dagrun.nn import functional as F
 from dagrun.nn.module import Module
@@ -28,15 +27,10 @@ class Dropout(Module):
 
 
 class Dropout2d(Dropout):
-    """Drops whole channels (Tompson et al. 2015): (N, C, *)."""
+    """Drops whole channels (Tompson et al. 2015): (N, C, H, W) or (C, H, W)."""
 
     def forward(self, input: Array) -> Array:
-        if not self.training or self.p == 0:
-            return input
-        if input.ndim < 3:
-            raise ValueError(f"Dropout2d of an input of shape {input.shape}: expected (N, C, H, W)")
-        kept = F.dropout(ops.ones(input.shape[:2], dtype=input.dtype, device=input.device), self.p, True)
-        return input * ops.reshape(kept, (*input.shape[:2], *(1,) * (input.ndim - 2)))
+        return F.dropout2d(input, self.p, self.training)
 
 
 class DropConnect(Module):

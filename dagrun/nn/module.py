@@ -93,14 +93,14 @@ def current_path() -> str:
     return f"{type(root).__name__}.{path}" if path else type(root).__name__
 
 
-def _mark_backward(result: Any, kind: str) -> None:
-    """Lets the gradient of a module's result mark where the backward pass of that module begins."""
+def mark_backward(result: Any, scope: scopes.Scope) -> None:
+    """While a graph is drawn: lets the gradient of a result mark where the backward pass of what made it begins."""
     marks = scopes.marks()
-    assert marks is not None
-    backward = scopes.Scope(current_path(), kind, True)
+    if marks is None:
+        return
 
     def begin(_: Array) -> None:
-        scopes.mark(backward)
+        scopes.mark(scope)
 
     for array in result if isinstance(result, (tuple, list)) else (result,):
         # What a container returns is mostly the result of its last module, which comes first here.
@@ -159,7 +159,7 @@ class Module:
                     changed = hook(self, inputs, result)
                     result = result if changed is None else changed
             if outer is not None:
-                _mark_backward(result, type(self).__name__)
+                mark_backward(result, scopes.Scope(current_path(), type(self).__name__, True))
             return result
         finally:
             modules.pop()

@@ -163,8 +163,8 @@ class InstanceNorm2d(_Affine):
     def forward(self, input: Array) -> Array:
         if input.ndim != 4 or input.shape[1] != self.num_features:
             raise ValueError(
-                f"InstanceNorm2d({self.num_features}) of an input of shape {input.shape}: expected 4 axes, the second of "
-                f"{self.num_features} channels"
+                f"InstanceNorm2d({self.num_features}) of an input of shape {input.shape}: expected 4 axes, "
+                f"the second of {self.num_features} channels"
             )
         return F.group_norm(input, self.num_features, self.weight, self.bias, self.eps)
 

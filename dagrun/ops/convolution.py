@@ -68,7 +68,7 @@ def _taps(geometry: Geometry) -> list[tuple[int, int, tuple[slice, slice]]]:
 
 def _framed(geometry: Geometry) -> tuple[int, int]:
     """The size of an image with all the padding that its windows reach."""
-    return tuple(  # type: ignore[return-value]
+    return tuple(
         max(p + n, (o - 1) * s + (k - 1) * d + 1)
         for p, n, o, s, k, d in zip(
             geometry.padding, geometry.size, geometry.out, geometry.stride, geometry.kernel, geometry.dilation
@@ -220,7 +220,6 @@ class _Cut:
     def scratch(self, piece: int, index: int = 1) -> Operand:
         """The memory of one task."""
         return Operand(index, WRITE | OVERWRITE, piece * self.share, layout(_BYTE, (self.share,)))
-
 
 
 def _batch(use: int, mode: int, view: Any, start: int, stop: int) -> Operand:

@@ -28,8 +28,7 @@ def _compute(xp: Any, x: Any, u: Any, p: float, scale: float) -> Any:
 
 
 def _lower(outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any]) -> tuple[Body, ...]:
-    x, u = inputs
-    dtype = str(x.dtype)
+    dtype = str(inputs[0].dtype)
     wide = "float32" if dtype == "float16" else dtype
     own = Input(0, dtype) if wide == dtype else cast(Input(0, dtype), wide)
     scaled = call("multiply", own, cast(Scalar(1, "float64"), wide))

@@ -145,7 +145,7 @@ def normalize(x: Array, w: Array | None, b: Array | None, eps: float) -> tuple[A
     """
     x = _lies(x)
     own = _wide(x.dtype)
-    operands = (x,)
+    operands: tuple[Array, ...] = (x,)
     if w is not None and b is not None:
         operands = (x, *(_lies(a.astype(own, copy=False)) for a in (w, b)))
     op = NORMALIZE if w is None else NORMALIZE_AFFINE

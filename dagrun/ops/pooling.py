@@ -119,7 +119,6 @@ def _out(x: Any, rows: Windows, columns: Windows) -> tuple[int, ...]:
     return (*x.shape[:-2], len(rows.table), len(columns.table))
 
 
-
 def _flat_windows(view: Any) -> tuple[Windows, Windows]:
     """Only the sizes of these matter: pick and put read places."""
     return Windows(((0, 0, 1),) * view.shape[-2]), Windows(((0, 0, 1),) * view.shape[-1])
@@ -132,9 +131,7 @@ MAX_POOL = Operator(
         (_out(inputs[0], rows, columns), _PLACE),
     ),
     _numpy_max,
-    lambda outputs, inputs, scalars, rows, columns: _bodies(
-        "max", (*outputs, inputs[0]), 2, inputs[0], rows, columns
-    ),
+    lambda outputs, inputs, scalars, rows, columns: _bodies("max", (*outputs, inputs[0]), 2, inputs[0], rows, columns),
     grad=Gradients(lambda g, z, call: put(g, z, call.inputs[0].shape[-2:])),
 )
 MEAN_POOL = Operator(

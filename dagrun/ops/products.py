@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from dagrun.codegen.gemm import gemm_kernel, gemm_params
@@ -10,10 +11,22 @@ from dagrun.ops.cutting import cut
 from dagrun.ops.elementwise import broadcast_strides
 from dagrun.record import OVERWRITE, WRITE, Body, Operand, layout
 
-# Cutting a product costs BLAS 2 to 4 % (it packs the right side once for each piece), so only products that take tens
-# of milliseconds are cut: along the rows, into pieces of at least so many.
-ROWS = 1024
+# A cut costs BLAS time, because it packs one side once for each piece: in two along the longer of rows and columns 1 to
+# 8 %, along the shorter up to 16 %. So products below WHOLE multiply-adds are one task, larger ones two, and those of
+# more than 2 * LENGTH rows or columns one for each LENGTH.
+WHOLE = 1 << 23
+LENGTH = 1024
 MOST_PIECES = 16
+
+
+def pieces_of(m: int, n: int, k: int) -> tuple[int, int]:
+    """(axis, number of pieces) of the product of m x k and k x n matrices: axis -2 are rows, -1 columns.
+
+    >>> pieces_of(64, 256, 784), pieces_of(4096, 10, 784), pieces_of(200, 200, 200)
+    ((-1, 2), (-2, 4), (-2, 1))
+    """
+    axis, longer = (-2, m) if m >= n else (-1, n)
+    return axis, 1 if m * n * k < WHOLE else min(MOST_PIECES, max(2, longer // LENGTH))
 
 
 def product_bodies(output: Any, a: Any, b: Any) -> tuple[Body, ...] | None:
@@ -28,16 +41,17 @@ def product_bodies(output: Any, a: Any, b: Any) -> tuple[Body, ...] | None:
     *batch, m, n = output.shape
     k = a.shape[-1]
     own_c, own_a, own_b = (broadcast_strides(view, (*batch, *view.shape[-2:])) for view in (output, a, b))
-    pieces = max(1, min(MOST_PIECES, m // ROWS)) if n * k >= ROWS * ROWS else 1
+    axis, pieces = pieces_of(m, n, k)
     # A product of this many operations takes as long as moving half as many bytes.
     cost = max(output.nbytes + a.nbytes + b.nbytes, output.size * k // 2) // pieces
     bodies = []
     for piece in range(pieces):
-        start, stop = m * piece // pieces, m * (piece + 1) // pieces
-        params = gemm_params((*batch, stop - start, n), k, own_c, own_a, own_b, output.dtype.itemsize)
+        start, stop = (output.shape[axis] * i // pieces for i in (piece, piece + 1))
+        rows, columns = (stop - start, n) if axis == -2 else (m, stop - start)
+        params = gemm_params((*batch, rows, columns), k, own_c, own_a, own_b, output.dtype.itemsize)
         if params is None:
             return None
-        operands = _rows(output, a, start, stop, own_c, own_a) if pieces > 1 else _WHOLE
+        operands = _piece(output, k, axis, start, stop, (own_c, own_a, own_b)) if pieces > 1 else _WHOLE
         bodies.append(Body(address, params, operands, cost))
     return tuple(bodies)
 
@@ -45,18 +59,17 @@ def product_bodies(output: Any, a: Any, b: Any) -> tuple[Body, ...] | None:
 _WHOLE = (Operand(0, WRITE | OVERWRITE), Operand(1), Operand(2))
 
 
-def _rows(
-    output: Any, a: Any, start: int, stop: int, own_c: tuple[int, ...], own_a: tuple[int, ...]
-) -> tuple[Operand, ...]:
-    """The operands of rows [start, stop) of a product; `own_...`: strides along the result's batch dimensions."""
-    batch = output.shape[:-2]
-    parts = [
-        layout(view.dtype, (*batch, stop - start, view.shape[-1]), own) for view, own in ((output, own_c), (a, own_a))
-    ]
+def _piece(output: Any, k: int, axis: int, start: int, stop: int, strides: Sequence[tuple[int, ...]]) -> Any:
+    """The operands of rows (axis -2) or columns (-1) [start, stop) of a product; `strides` of C, A and B, broadcast."""
+    *batch, m, n = output.shape
+    rows, columns = (stop - start, n) if axis == -2 else (m, stop - start)
+    sizes = (rows, columns), (rows, k), (k, columns)
+    parts = [layout(output.dtype, (*batch, *size), own) for size, own in zip(sizes, strides, strict=True)]
+    own_c, own_a, own_b = strides
     return (
-        Operand(0, WRITE | OVERWRITE, start * own_c[-2], parts[0]),
-        Operand(1, offset=start * own_a[-2], layout=parts[1]),
-        Operand(2),
+        Operand(0, WRITE | OVERWRITE, start * own_c[axis], parts[0]),
+        Operand(1, offset=start * own_a[-2] if axis == -2 else 0, layout=parts[1]),
+        Operand(2, offset=start * own_b[-1] if axis == -1 else 0, layout=parts[2]),
     )
 
 
@@ -72,6 +85,6 @@ def _plain_bodies(output: Any, a: Any, b: Any) -> tuple[Body, ...]:
     bodies = []
     for start, stop in pieces:
         params = plain_gemm_params((*batch, stop - start, n), k, own_c, own_a, own_b, output.dtype.itemsize)
-        operands = _rows(output, a, start, stop, own_c, own_a) if len(pieces) > 1 else _WHOLE
+        operands = _piece(output, k, -2, start, stop, (own_c, own_a, own_b)) if len(pieces) > 1 else _WHOLE
         bodies.append(Body(address, params, operands, cost // len(pieces)))
     return tuple(bodies)

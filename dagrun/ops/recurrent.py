@@ -76,7 +76,7 @@ class _Table:
         self.tables = gates if tables is None else tables
 
     def part(self, mode: int, step: int | None, first: int, columns: int) -> tuple[Operand, tuple[int, ...]]:
-        """Rows of a step (None: there are no steps), `columns` of them from `first` on: the operand, and its strides."""
+        """`columns` columns from `first` on, of a step (None: there are no steps): the operand, and its strides."""
         view, itemsize = self.view, self.view.dtype.itemsize
         offset = first * itemsize + (0 if step is None else step * view.strides[0])
         if view.ndim == 1:  # a bias: the same for all rows

@@ -63,7 +63,7 @@ def _prod_grad(g: Any, a: Any, call: Any, xp: Any) -> Any:
     kept = [axis for axis in range(a.ndim) if axis not in axes]
     order = (*kept, *axes)
     moved = xp.permute_dims(a, order)
-    flat = xp.reshape(moved, (*[a.shape[axis] for axis in kept], -1))
+    flat = xp.reshape(moved, (*[a.shape[axis] for axis in kept], product_of([a.shape[axis] for axis in axes])))
     if not flat.shape[-1]:
         return None
     one = xp.ones_like(flat[..., :1])
@@ -288,7 +288,7 @@ def _median_grad(g: Any, a: Any, call: Any, xp: Any) -> Any:
     kept = [axis for axis in range(a.ndim) if axis not in axes]
     order = (*kept, *axes)
     moved = xp.permute_dims(a, order)
-    flat = xp.reshape(moved, (*[a.shape[axis] for axis in kept], -1))
+    flat = xp.reshape(moved, (*[a.shape[axis] for axis in kept], product_of([a.shape[axis] for axis in axes])))
     count = flat.shape[-1]
     if not count:
         return None

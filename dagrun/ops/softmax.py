@@ -113,21 +113,19 @@ SOFTMAX = Operator("softmax", _same, _numpy_softmax, _lower("softmax"), grad=Gra
 LOG_SOFTMAX = Operator(
     "log_softmax", _same, _numpy_log_softmax, _lower("log_softmax"), grad=Gradients(_log_softmax_rule)
 )
-SOFTMAX_BACK = Operator(
+SOFTMAX_BACK: Operator = Operator(
     "softmax_gradient",
     _same,
     _numpy_softmax_back,
     _lower("softmax_back"),
     grad=Gradients(lambda g, b, call: _along(SOFTMAX_BACK, (g, b), call["axis"]), _softmax_back_by_y),
 )
-LOG_SOFTMAX_BACK = Operator(
+LOG_SOFTMAX_BACK: Operator = Operator(
     "log_softmax_gradient",
     _same,
     _numpy_log_softmax_back,
     _lower("log_softmax_back"),
-    grad=Gradients(
-        lambda g, b, call, xp: g - sum(g * xp.exp(b), call["axis"], keepdims=True), _log_softmax_back_by_y
-    ),
+    grad=Gradients(lambda g, b, call, xp: g - sum(g * xp.exp(b), call["axis"], keepdims=True), _log_softmax_back_by_y),
 )
 
 
@@ -238,7 +236,9 @@ def _numpy_nll(
     return -(xp.where(hot, x, 0) * shaped).sum(1), w
 
 
-def _numpy_nll_back(xp: Any, g: Any, w: Any, t: Any, *, ignored: int, smoothing: float, weighted: bool, classes: int) -> Any:  # fmt: skip
+def _numpy_nll_back(
+    xp: Any, g: Any, w: Any, t: Any, *, ignored: int, smoothing: float, weighted: bool, classes: int
+) -> Any:
     return xp.where(_one_hot(xp, t, classes), xp.expand_dims(-(g * w), 1), 0)
 
 
@@ -331,21 +331,19 @@ def cross_entropy(
 ) -> tuple[Array, Array, Array]:
     """For each line its loss, its log of the sum of exponentials, and the weight of its class (0 where ignored)."""
     rest = () if weights is None else (weights,)
-    return _classes(  # type: ignore[no-any-return]
-        _CROSS_ENTROPY[weights is not None], (x, t, *rest), _attributes(x, weights, ignored, smoothing)
-    )
+    return _classes(_CROSS_ENTROPY[weights is not None], (x, t, *rest), _attributes(x, weights, ignored, smoothing))
 
 
 def nll(x: Array, t: Array, weights: Array | None, ignored: int) -> tuple[Array, Array]:
     """For each line minus its class's element times the class's weight, and that weight (0 where ignored)."""
     rest = () if weights is None else (weights,)
-    return _classes(NLL, (x, t, *rest), _attributes(x, weights, ignored, 0.0))  # type: ignore[no-any-return]
+    return _classes(NLL, (x, t, *rest), _attributes(x, weights, ignored, 0.0))
 
 
 def nll_back(g: Array, w: Array, t: Array, x: Any, ignored: int) -> Array:
     """The adjoint of `nll` in x, a layout; w: the lines' weights that it gave."""
     attributes = {"dtype": x.dtype, **_attributes(x, None, ignored, 0.0)}
-    return _classes(NLL_BACK, (g, w, t), attributes)  # type: ignore[no-any-return]
+    return _classes(NLL_BACK, (g, w, t), attributes)
 
 
 __all__ = ["cross_entropy", "log_softmax", "nll", "nll_back", "softmax"]

@@ -126,48 +126,57 @@ def _kernel(
 
 # ---- recording
 
-Bin = tuple[tuple[int, ...], Known, tuple[np.dtype[Any], ...]]  # which sets, their signature, dtypes of the scalars
+
+@dataclass(frozen=True, slots=True)
+class _Bin:
+    """One operation for some of the sets: its signature, and which of all sets' arrays it writes and reads."""
+
+    known: Known
+    scalars: tuple[np.dtype[Any], ...]
+    outputs: tuple[int, ...]
+    inputs: tuple[int, ...]
 
 
 @lru_cache(MOST_PLANS)
 def _plan(
-    update: Update, sets: tuple[tuple[Any, ...], ...], shared: tuple[Any, ...], scalars: int
-) -> tuple[tuple[Bin, ...], tuple[tuple[int, int], ...]]:
-    """How sets of these layouts are put into operations; or which arrays (set, place) must be made contiguous first."""
+    update: Update, views: tuple[Any, ...], width: int, shared: tuple[Any, ...], scalars: int
+) -> tuple[tuple[_Bin, ...], tuple[int, ...]]:
+    """How sets of `width` of these layouts are put into operations; or which arrays must be made contiguous first."""
     scattered = []
-    bins: dict[Any, list[list[int]]] = {}  # by dtypes
+    bins: dict[Any, list[list[int]]] = {}  # by dtypes: for each operation where its sets begin
     filled: dict[Any, int] = {}
-    for number, views in enumerate(sets):
-        for place, view in enumerate(views):
-            if view.shape != views[0].shape:
-                raise ValueError(f"{update.name}: an array of shape {view.shape}, expected {views[0].shape}")
+    for start in range(0, len(views), width):
+        own = views[start : start + width]
+        for place, view in enumerate(own):
+            if view.shape != own[0].shape:
+                raise ValueError(f"{update.name}: an array of shape {view.shape}, expected {own[0].shape}")
             if place < update.written:
                 check_writable(view)
             if view is not layout(view.dtype, view.shape):
-                scattered.append((number, place))
-        nbytes = sum(view.nbytes for view in views)
+                scattered.append(start + place)
+        nbytes = sum(view.nbytes for view in own)
         if not nbytes:
             continue
-        dtypes = tuple(view.dtype for view in views)
+        dtypes = tuple(view.dtype for view in own)
         if nbytes >= PIECE_BYTES:
-            bins.setdefault((dtypes, number), []).append([number])
+            bins[dtypes, start] = [[start]]
             continue
         groups = bins.setdefault(dtypes, [])
         if not groups or len(groups[-1]) == MOST_SETS or filled[dtypes] + nbytes > PIECE_BYTES:
             groups.append([])
             filled[dtypes] = 0
-        groups[-1].append(number)
+        groups[-1].append(start)
         filled[dtypes] += nbytes
     if scattered:
         return (), tuple(scattered)
     made = []
-    for members in (group for groups in bins.values() for group in groups):
-        outputs = tuple(view for number in members for view in sets[number][: update.written])
-        inputs = (*shared, *(view for number in members for view in sets[number][update.written :]))
-        dtypes = (outputs[0].dtype,) * scalars
-        attributes = (("sets", len(members)), ("shared", len(shared)), ("values", scalars))
-        known = signature_for(update.operator, inputs, dtypes, outputs, attributes)
-        made.append((tuple(members), known, dtypes))
+    for starts in (group for groups in bins.values() for group in groups):
+        outputs = tuple(start + place for start in starts for place in range(update.written))
+        inputs = tuple(start + place for start in starts for place in range(update.written, width))
+        dtypes = (views[outputs[0]].dtype,) * scalars
+        attributes = (("sets", len(starts)), ("shared", len(shared)), ("values", scalars))
+        read, written = (*shared, *(views[i] for i in inputs)), tuple(views[i] for i in outputs)
+        made.append(_Bin(signature_for(update.operator, read, dtypes, written, attributes), dtypes, outputs, inputs))
     return tuple(made), ()
 
 
@@ -176,43 +185,43 @@ def record_update(
 ) -> None:
     """Records an update of sets of arrays of one shape each, all on one device; returns without waiting.
 
-    Sets must not share memory, except that sets may read the same arrays. An array that is read may be a written array
-    of its own set.
+    Sets must not share memory, except that they may read the same arrays, or what another set writes: that is read
+    as it was before. ValueError for shapes that differ, DeviceError for devices that do.
     """
     if not sets:
         return
-    layouts = tuple(tuple(x._layout for x in arrays) for arrays in sets)
-    bins, scattered = _plan(update, layouts, tuple(x._layout for x in shared), len(scalars))
+    arrays = [x for own in sets for x in own]
+    views = tuple([x._layout for x in arrays])
+    bins, scattered = _plan(update, views, len(sets[0]), tuple(x._layout for x in shared), len(scalars))
     if scattered:
         _record_contiguous(update, sets, scalars, shared, scattered)
         return
-    where = sets[0][0].device
-    if any(x.device is not where for arrays in (*sets, shared) for x in arrays):
-        common_device(update.name, [x for arrays in (*sets, shared) for x in arrays])
-    written = update.written
+    if len({x.device for x in arrays}) > 1 or any(x.device is not arrays[0].device for x in shared):
+        common_device(update.name, [*arrays, *shared])
+    where = device_index(arrays[0].device)
     values = tuple(scalars)
-    for members, known, dtypes in bins:
-        chosen = [sets[number] for number in members]
-        outputs = tuple([x for arrays in chosen for x in arrays[:written]])
-        inputs = [x for arrays in chosen for x in arrays[written:]]
-        buffers = {x._buffer for x in outputs}
-        if not buffers.isdisjoint([x._buffer for x in inputs]):  # a set may read what another one writes
-            inputs = [copied(x) if x._buffer in buffers else x for x in inputs]
-        submit(known, (*shared, *inputs), device_index(where), outputs, dtypes, values)
+    written = {arrays[i]._buffer for own in bins for i in own.outputs}
+    if any(arrays[i]._buffer in written for own in bins for i in own.inputs):
+        for i in [i for own in bins for i in own.inputs if arrays[i]._buffer in written]:
+            arrays[i] = copied(arrays[i])
+    for own in bins:
+        outputs = tuple([arrays[i] for i in own.outputs])
+        inputs = (*shared, *[arrays[i] for i in own.inputs])
+        submit(own.known, inputs, where, outputs, own.scalars, values)
 
 
 def _record_contiguous(
     update: Update, sets: Sequence[tuple[Array, ...]], scalars: Sequence[float], shared: Sequence[Array],
-    scattered: Sequence[tuple[int, int]],
+    scattered: Sequence[int],
 ) -> None:  # fmt: skip
     """The same through contiguous copies."""
-    dense = [list(arrays) for arrays in sets]
-    for number, place in scattered:
-        dense[number][place] = copied(dense[number][place])
-    record_update(update, [tuple(arrays) for arrays in dense], scalars, shared)
-    for number, place in scattered:
-        if place < update.written:
-            cast_into(dense[number][place], sets[number][place])
+    width = len(sets[0])
+    arrays = [x for own in sets for x in own]
+    dense = [copied(x) if i in scattered else x for i, x in enumerate(arrays)]
+    record_update(update, [tuple(dense[i : i + width]) for i in range(0, len(dense), width)], scalars, shared)
+    for i in scattered:
+        if i % width < update.written:
+            cast_into(dense[i], arrays[i])
 
 
 __all__ = ["Update", "record_update"]

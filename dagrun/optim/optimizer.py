@@ -179,40 +179,45 @@ class ElementwiseOptimizer(Optimizer):
         raise NotImplementedError
 
     def _update(self, group: Group) -> None:
-        names = self._states(group)
-        together: dict[Any, list[tuple[Array, ...]]] = {}
-        states: dict[Any, list[dict[str, Any]]] = {}
+        names, counted = self._states(group), self.counters
+        known = self.state
+        together: dict[Any, tuple[list[tuple[Array, ...]], list[dict[str, Any]]]] = {}
         for p in group["params"]:
             gradient = p.grad
             if gradient is None:
                 continue
-            key: tuple[Any, ...] = (p.device,)
-            if names:
-                state = self.state.get(p)
-                if state is None:
-                    state = self.state[p] = self._begin()
-                for name in names:
-                    if name not in state:
-                        state[name] = self._initial(name, p, group)
-                key = (p.device, *[state[name] for name in self.counters])
-                states.setdefault(key, []).append(state)
-                together.setdefault(key, []).append((p, *[state[name] for name in names], gradient))
-            else:
-                together.setdefault(key, []).append((p, gradient))
-        for key, sets in together.items():
-            before = dict(zip(self.counters, key[1:], strict=False))
-            counters = dict(before)
-            if counters:
-                if self._skip is not None:  # whether this step counts is not known here
-                    before = {name: asarray(value, dtype=float, device=key[0]) for name, value in before.items()}
-                    counters = dict(before)
-                counters["step"] = counters["step"] + 1
-            self._record(group, sets, self._scalars(group, counters))
-            if self._skip is not None:
-                skip = self._skip.to_device(key[0])
-                counters = {name: where(skip, before[name], value) for name, value in counters.items()}
-            for state in states.get(key, ()):
-                state.update(counters)
+            if not names:
+                together.setdefault(p.device, ([], []))[0].append((p, gradient))
+                continue
+            state = known.get(p)
+            if state is None:
+                state = known[p] = self._begin()
+            for name in names:
+                if name not in state:
+                    state[name] = self._initial(name, p, group)
+            sets, states = together.setdefault((p.device, *[state[name] for name in counted]), ([], []))
+            sets.append((p, *[state[name] for name in names], gradient))
+            states.append(state)
+        for sets, states in together.values():
+            self._update_together(group, sets, states)
+
+    def _update_together(
+        self, group: Group, sets: Sequence[tuple[Array, ...]], states: Sequence[dict[str, Any]]
+    ) -> None:
+        """Updates parameters of one device whose counters are equal."""
+        device = sets[0][0].device
+        before = {name: states[0][name] for name in self.counters} if states else {}
+        skip = None if self._skip is None else self._skip.to_device(device)
+        if skip is not None:  # whether this step counts is not known here
+            before = {name: asarray(value, dtype=float, device=device) for name, value in before.items()}
+        counters = dict(before)
+        if counters:
+            counters["step"] = counters["step"] + 1
+        self._record(group, sets, self._scalars(group, counters))
+        if skip is not None:
+            counters = {name: where(skip, before[name], value) for name, value in counters.items()}
+        for state in states:
+            state.update(counters)
 
     def _begin(self) -> dict[str, Any]:
         return dict.fromkeys(self.counters, 0)

@@ -21,7 +21,7 @@ Codes = tuple[Array, ...]  # what travels
 
 
 def half(reduce: Reduce = all_reduce) -> Reduce:
-    """Sums in float16: half the bytes of float32.
+    """Sums in float16: half the bytes of float32. Totals beyond 65504 become infinite.
 
     >>> import dagrun as dr
     >>> grads = [dr.ones(2, "float32", device=d) for d in ("cpu:0", "cpu:1")]
@@ -29,7 +29,16 @@ def half(reduce: Reduce = all_reduce) -> Reduce:
     array([2., 2.], dtype=float32, device='cpu:1')
     """
 
+    if isinstance(reduce, Quantized):
+        raise ValueError(
+            "half: Quantized sends 8 bits or fewer already and keeps what it loses; its sources in float16 would lose "
+            "more without keeping it. Use one of the two"
+        )
+
     def collective(arrays: Sequence[Array], *, priority: int = 0) -> list[Array]:
+        check(arrays, "half all_reduce", distinct=False)
+        if arrays[0].dtype.kind != "f":
+            raise TypeError(f"half all_reduce: arrays of {arrays[0].dtype}, expected a floating dtype")
         totals = reduce([ops.astype(x, np.float16) for x in arrays], priority=priority)
         return [ops.astype(total, arrays[0].dtype) for total in totals]
 
@@ -102,7 +111,8 @@ class Quantized:
     """A collective that sends 8, 2 or 1 bits for each element; what was lost is added to the source's next gradient.
 
     Every device decodes the codes of all sources and adds them in their order, so all get the same bits. State: one
-    residual for each source and bucket; `priority` tells the buckets apart, as in `exchange`.
+    residual for each source and bucket; `priority` tells the buckets apart, as in `exchange`. A bucket of another shape
+    begins anew.
 
         >>> import dagrun as dr
         >>> grads = [dr.asarray([0.5, -1.0, 0.25], "float32", device=d) for d in ("cpu:0", "cpu:1")]
@@ -135,9 +145,17 @@ class Quantized:
                 totals.append(ops.reshape(total, shape))
             return totals
 
+    def state_dict(self) -> dict[str, Any]:
+        """What was lost so far, by bucket and source: what a checkpoint has to keep for the same bits."""
+        return {"residuals": dict(self._residuals)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+        self._residuals = dict(state["residuals"])
+
     def _compress(self, key: tuple[int, int], x: Array) -> Codes:
         residual = self._residuals.get(key)
-        wanted = x if residual is None or residual.shape != x.shape else x + residual
+        wanted = x if residual is None or residual.shape != x.shape else x + residual.to_device(x.device)
         codes = self._encode(wanted)
         self._residuals[key] = wanted - self._decode(codes, x.size, x.dtype)
         return codes

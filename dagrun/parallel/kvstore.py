@@ -69,11 +69,13 @@ class KVStore:
         self.set_updater(update)
 
     def push(self, key: Key | Sequence[Key], value: Any) -> None:
-        """Sends a value, or one from each device (a list), to the store; with several keys a list of these."""
+        """Sends a value, or a list with one from each device, to the store; with several keys a list of these."""
         with no_grad():
             for own, given in self._pairs(key, value, "push"):
                 stored = self._stored(own)
-                sources = [given] if isinstance(given, Array) else list(given)
+                sources = list(map(as_array, given)) if isinstance(given, (list, tuple)) else [as_array(given)]
+                if not sources:
+                    raise ValueError(f"KVStore.push: no value for the key {own!r}")
                 for x in sources:
                     if x.shape != stored.shape:
                         raise ValueError(f"KVStore.push: {x.shape} for the key {own!r}, expected {stored.shape}")

@@ -9,26 +9,33 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from contextvars import copy_context
 from typing import Any
 
+from dagrun.autodiff.modes import anomaly, detect_anomaly
 from dagrun.core import native
+from dagrun.nn import Module
 
 
-class Group:
+class MeetingLayer(Module):
+    """The base of layers that call `meet`."""
+
+
+class _Group:
     """The replicas of one call, and what they brought to the current meeting."""
 
     def __init__(self, count: int) -> None:
         self.count = count
         self.turns = [threading.Semaphore(0) for _ in range(count)]
         self.back = threading.Semaphore(0)
-        self.offers: list[Any] = [None] * count
+        self.offers: dict[int, tuple[Any, Callable[[list[Any]], Any]]] = {}  # of the replicas that wait, by rank
         self.answer: Any = None
-        self.waiting = [False] * count
         self.failure: BaseException | None = None
 
 
 class _Current(threading.local):
-    group: Group | None = None
+    group: _Group | None = None
     rank = 0
 
 
@@ -41,7 +48,6 @@ def meet(offer: Any, combine: Callable[[list[Any]], Any]) -> Any:
     if group is None:
         return combine([offer])
     group.offers[rank] = (offer, combine)
-    group.waiting[rank] = True
     group.back.release()
     group.turns[rank].acquire()
     if group.failure is not None:
@@ -49,31 +55,38 @@ def meet(offer: Any, combine: Callable[[list[Any]], Any]) -> Any:
     return group.answer
 
 
-def run_in_lockstep(calls: Sequence[Callable[[], Any]], modules: Sequence[Any]) -> list[Any]:
+def run_in_lockstep(calls: Sequence[Callable[[], Any]], modules: Sequence[Module]) -> list[Any]:
     """The results of one call for each replica. What the first of them raises is raised here."""
-    if len(calls) == 1 or not any(getattr(layer, "meets", False) for layer in modules[0].modules()):
+    if len(calls) == 1 or not any(isinstance(layer, MeetingLayer) for layer in modules[0].modules()):
         return [call() for call in calls]
-    group = Group(len(calls))
+    group = _Group(len(calls))
     results: list[Any] = [None] * len(calls)
-    gradients = native.gradients()
+    site = native.site()
+    gradients, anomalies = native.gradients(), anomaly.on  # what belongs to a thread, besides the context
 
     def run(rank: int) -> None:
         group.turns[rank].acquire()
         _current.group, _current.rank = group, rank
         native.set_gradients(gradients)
+        native.lend_site(site)
         try:
             if group.failure is None:
-                results[rank] = calls[rank]()
+                with detect_anomaly() if anomalies else nullcontext():
+                    results[rank] = calls[rank]()
         except BaseException as error:
             group.failure = group.failure or error
         finally:
-            group.waiting[rank] = False
             group.back.release()
 
-    threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(len(calls))]
+    threads = [threading.Thread(target=copy_context().run, args=(run, k), daemon=True) for k in range(len(calls))]
     for thread in threads:
         thread.start()
-    _take_turns(group)
+    try:
+        _take_turns(group)
+    except BaseException as error:  # Ctrl-C
+        group.failure = group.failure or error
+        for turn in group.turns:
+            turn.release()
     for thread in threads:
         thread.join()
     if group.failure is not None:
@@ -81,28 +94,26 @@ def run_in_lockstep(calls: Sequence[Callable[[], Any]], modules: Sequence[Any]) 
     return results
 
 
-def _take_turns(group: Group) -> None:
+def _take_turns(group: _Group) -> None:
     """Lets every replica run to its next meeting or its end, until all have ended."""
     running = list(range(group.count))
     while running:
+        group.offers.clear()
         for rank in running:
             group.turns[rank].release()
             group.back.acquire()
-        meeting = [rank for rank in running if group.waiting[rank]]
-        if meeting and group.failure is None:
+        running = list(group.offers)
+        if running and group.failure is None:
             try:
-                group.answer = _combine(group, meeting)
-            except BaseException as error:
+                group.answer = _combine(group)
+            except Exception as error:
                 group.failure = error
-        for rank in meeting:
-            group.waiting[rank] = False
-        running = meeting
 
 
-def _combine(group: Group, meeting: list[int]) -> Any:
-    if len(meeting) < group.count:
+def _combine(group: _Group) -> Any:
+    if len(group.offers) < group.count:
         raise RuntimeError(
-            f"{len(meeting)} of {group.count} replicas reached a layer where all must meet: replicas must run the same "
-            "layers"
+            f"{len(group.offers)} of {group.count} replicas reached a layer where all must meet: replicas must run the "
+            "same layers"
         )
-    return group.offers[0][1]([offer for offer, _ in group.offers])
+    return group.offers[0][1]([offer for offer, _ in group.offers.values()])

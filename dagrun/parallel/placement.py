@@ -5,23 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dagrun import ops
-from dagrun.array import Array
 from dagrun.devices import Device
 from dagrun.devices import device as find_device
 from dagrun.nn import Module, ModuleList
-from dagrun.parallel.ring import bounds
-
-
-def move(tree: Any, place: str | Device) -> Any:
-    """Arrays, also in tuples, lists and dicts, on a device."""
-    if isinstance(tree, Array):
-        return tree.to_device(place)
-    if isinstance(tree, dict):
-        return {key: move(item, place) for key, item in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return type(tree)(move(item, place) for item in tree)
-    return tree
+from dagrun.parallel.batches import join, move, row_count, split_batch
 
 
 class OnDevice(Module):
@@ -39,7 +26,7 @@ class OnDevice(Module):
         self.module = module.to(self.device)
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
-        return self.module(*move(inputs, self.device), **options)
+        return self.module(*move(inputs, self.device), **move(options, self.device))
 
 
 class Pipeline(Module):
@@ -48,6 +35,7 @@ class Pipeline(Module):
     Stage 2 works on the first part while stage 1 works on the second (Huang et al. 2019, GPipe): that falls out of the
     dependencies, the parts are recorded one after another. The result is that of the stages one after another, joined
     along the first axis; layers that look at the whole batch, such as batch normalisation, see one part at a time.
+    A stage may be a `DataParallel` on several devices, of which the first is named here.
 
         >>> import dagrun as dr
         >>> stages = [dr.nn.Linear(3, 4), dr.nn.Linear(4, 2)]
@@ -64,11 +52,11 @@ class Pipeline(Module):
         self.micro_batches = micro_batches
         self.stages = ModuleList([OnDevice(stage, place) for stage, place in zip(stages, devices, strict=True)])
 
-    def forward(self, x: Array) -> Array:
+    def forward(self, x: Any) -> Any:
+        first, last = self.stages[0].device, self.stages[-1].device
         results = []
-        for start, stop in bounds(x.shape[0], min(self.micro_batches, x.shape[0])):
-            part: Any = x[start:stop]
+        for part in split_batch(x, [first] * max(1, min(self.micro_batches, row_count(x)))):
             for stage in self.stages:
                 part = stage(part)
             results.append(part)
-        return results[0] if len(results) == 1 else ops.concatenate(results, 0)
+        return join(results, last)

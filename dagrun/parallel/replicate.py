@@ -1,15 +1,15 @@
-"""Copies of a module on several devices: of one step, through which gradients flow, or with parameters of their own."""
+"""Modules of the same structure with other parameters: the copies of one step, and the parts of one device's batch."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dagrun import ops
-from dagrun.array import Array
+from dagrun.array import Array, leaf
 from dagrun.autodiff import is_grad_enabled, no_grad
 from dagrun.devices import Device
+from dagrun.nn import Module
 from dagrun.record.gradients import Gradients
 from dagrun.record.tape import Call, attach
 
@@ -37,63 +37,51 @@ def replicate(x: Array, devices: Sequence[Device]) -> list[Array]:
     return copies
 
 
-def shells(module: Any, count: int) -> list[Any]:
-    """Modules of the same structure whose parameters and buffers may be replaced without touching the original's."""
-    made: list[Any] = []
-    for _ in range(count):
-        known: dict[int, Any] = {}
+def twin(module: Module, parameter: Callable[[Array], Array], buffer: Callable[[Array], Array] | None) -> Module:
+    """A module of the same structure with `parameter(p)` and `buffer(b)` for its own; None: the very buffers.
 
-        def shell(own: Any, known: dict[int, Any] = known) -> Any:
-            if id(own) not in known:
-                twin = known[id(own)] = copy.copy(own)
-                twin.__dict__ = dict(own.__dict__)
-                for name in ("_parameters", "_buffers"):
-                    twin.__dict__[name] = dict(own.__dict__[name])
-                twin.__dict__["_modules"] = {
-                    name: None if child is None else shell(child) for name, child in own._modules.items()
-                }
-            return known[id(own)]
+    What is shared within the module stays shared. Attributes that a forward sets are lost with the twin.
+    """
+    changed: dict[int, Array] = {}
+    known: dict[int, Module] = {}
 
-        made.append(shell(module))
-    return made
+    def table(own: dict[str, Any], change: Callable[[Array], Array]) -> dict[str, Any]:
+        for x in own.values():
+            if x is not None and id(x) not in changed:
+                changed[id(x)] = change(x)
+        return {name: None if x is None else changed[id(x)] for name, x in own.items()}
+
+    def of(own: Module) -> Module:
+        if id(own) not in known:
+            made = known[id(own)] = object.__new__(type(own))
+            made.__dict__.update(own.__dict__)
+            made.__dict__["_parameters"] = table(own._parameters, parameter)
+            if buffer is not None:
+                made.__dict__["_buffers"] = table(own._buffers, buffer)
+            made.__dict__["_modules"] = {k: None if m is None else of(m) for k, m in own._modules.items()}
+        return known[id(own)]
+
+    return of(module)
 
 
-def replicas_of_step(module: Any, devices: Sequence[Device]) -> list[Any]:
+def own_copy_of(x: Array, place: Device) -> Array:
+    """The values in memory of their own, on a device."""
+    with no_grad():
+        return ops.copy(x.detach()) if x.device is place else x.detach().to_device(place)
+
+
+def replicas_of_step(module: Module, devices: Sequence[Device]) -> list[Module]:
     """Copies of a module for one step: their parameters are copies through which gradients reach the module's own.
 
-    The first copy has the module's own buffers, so that running statistics move on.
+    The first has the module's own buffers, so that running statistics move on; those of the others are thrown away.
     """
-    made = shells(module, len(devices))
-    copies: dict[int, list[Array]] = {}
-    layers = [list(twin.modules()) for twin in made]
-    for place, own in enumerate(module.modules()):
-        for name, parameter in own._parameters.items():
-            if parameter is None:
-                continue
-            if id(parameter) not in copies:
-                copies[id(parameter)] = replicate(parameter, devices)
-            for k, copied in enumerate(copies[id(parameter)]):
-                layers[k][place]._parameters[name] = copied
-        for name, buffer in own._buffers.items():
-            for k in range(1, len(made)):
-                if buffer is not None:
-                    moved = buffer.to_device(devices[k])
-                    layers[k][place]._buffers[name] = ops.copy(moved) if moved is buffer else moved
-    return made
+    copies = {id(p): replicate(p, devices) for p in module.parameters()}
+    return [
+        twin(module, lambda p, k=k: copies[id(p)][k], None if k == 0 else lambda b, d=d: own_copy_of(b, d))  # type: ignore[misc]
+        for k, d in enumerate(devices)
+    ]
 
 
-def own_copy(module: Any, device: Device) -> Any:
-    """A module of the same structure with parameters and buffers of its own, on a device."""
-    (twin,) = shells(module, 1)
-    known: dict[int, Array] = {}
-    with no_grad():
-        for own in twin.modules():
-            for table in (own._parameters, own._buffers):
-                for name, x in table.items():
-                    if x is None:
-                        continue
-                    if id(x) not in known:
-                        known[id(x)] = ops.copy(x.detach()) if x.device is device else x.detach().to_device(device)
-                        known[id(x)].requires_grad = x.requires_grad
-                    table[name] = known[id(x)]
-    return twin
+def part_of_step(module: Module) -> Module:
+    """The module with gradients of its own: its parameters share memory with the module's, buffers are copies."""
+    return twin(module, lambda p: leaf(p.detach(), p.requires_grad), lambda b: own_copy_of(b, b.device))

@@ -270,8 +270,6 @@ def _write(target: Any, node: Any) -> None:
 
 def record_view(x: Any, view: Any, rule: tuple[Any, ...]) -> None:
     """Writes the node of a view of a tracked array: `rule` is a function and its further arguments."""
-    if x.dtype.kind != "f":
-        return
     parent = source(x)
     if parent is None:
         return
@@ -289,8 +287,8 @@ def _view_plan(base: Any, selected: Any, device: Any, rule: tuple[Any, ...]) -> 
 def guard_write(target: Any) -> None:
     """RuntimeError where a write would change what a leaf's gradients are taken at."""
     family = target._family
-    leaf = target._node if target._requires_grad else None
-    if leaf is None and family is not None and not family.tracked:
+    leaf = target._node
+    if type(leaf) is not Leaf and family is not None and not family.tracked:
         leaf = family.root
     if type(leaf) is Leaf:
         what = "an array that requires gradients" if leaf is target._node else "a view of an array that requires them"

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dagrun.train.checkpoint import UNFINISHED
+
 if TYPE_CHECKING:
     from dagrun.train.trainer import Trainer
 
@@ -22,7 +24,7 @@ class Callback:
         """After each optimizer step was recorded."""
 
     def on_epoch_end(self, trainer: Trainer, logs: dict[str, float]) -> None:
-        """After each epoch; `logs` are its measures, which become a line of `trainer.history`."""
+        """After each epoch; `logs` are its measures, the last line of `trainer.history`, to which more may be added."""
 
     def on_fit_end(self, trainer: Trainer) -> None:
         """At the end, also after a failure."""
@@ -59,6 +61,9 @@ class EarlyStopping(Callback):
         self.waited += 1
         trainer.stop = trainer.stop or self.waited >= self.patience
 
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        trainer.stop = trainer.stop or self.waited >= self.patience  # it had ended already when it was saved
+
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "waited": self.waited}
 
@@ -67,13 +72,24 @@ class EarlyStopping(Callback):
 
 
 class Checkpoints(Callback):
-    """Saves the whole state of training into `folder` every so many epochs or steps and keeps the last `keep` files."""
+    """Saves the whole state of training into `folder` every so many epochs or steps and keeps the last `keep` files.
+
+    It is the `checkpoints` of a trainer, which calls it after all other callbacks, so that their state is saved too.
+    """
 
     def __init__(self, folder: str | Path, *, every_epochs: int = 1, every_steps: int = 0, keep: int = 3) -> None:
         if keep < 1:
             raise ValueError(f"Checkpoints: keep is {keep}, expected at least 1 file")
+        if every_epochs < 0 or every_steps < 0 or not every_epochs + every_steps:
+            raise ValueError(
+                f"Checkpoints: every_epochs {every_epochs}, every_steps {every_steps}, expected one above 0, none below"
+            )
         self.folder = Path(folder)
         self.every_epochs, self.every_steps, self.keep = every_epochs, every_steps, keep
+
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        for left in self.folder.glob(f".step-*{UNFINISHED}"):  # of a run that was killed while it wrote
+            left.unlink(missing_ok=True)
 
     def on_step_end(self, trainer: Trainer) -> None:
         if self.every_steps and trainer.steps % self.every_steps == 0:
@@ -81,7 +97,7 @@ class Checkpoints(Callback):
 
     def on_epoch_end(self, trainer: Trainer, logs: dict[str, float]) -> None:
         if self.every_epochs and trainer.epoch % self.every_epochs == 0:
-            trainer.after_epoch.append(lambda: self._save(trainer))
+            self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
         trainer.save(self.folder / f"step-{trainer.steps:09d}.safetensors")

@@ -2,9 +2,9 @@
 
 A state is a nest of dicts, lists and tuples of arrays, NumPy arrays, numbers, strings, booleans and None. Arrays become
 tensors of the file, everything else its metadata (as JSON), so that any reader of safetensors can open it
-(https://github.com/huggingface/safetensors). The format has no checksums of its own: a CRC-32 of all contents stands in
-the metadata. A file is written under another name, flushed to the disk and renamed: whatever moment the process is
-killed at, the last good checkpoint stays.
+(https://github.com/huggingface/safetensors). The format has no checksums of its own: a CRC-32 of all contents stands
+before the JSON. Equal states give equal files. A file is written under another name, flushed to the disk and renamed:
+whatever moment the process is killed at, the last good checkpoint stays.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save
 
 from dagrun.array import Array, asarray
@@ -25,18 +24,25 @@ from dagrun.autodiff import no_grad
 from dagrun.errors import DagrunError
 
 FORMAT = "dagrun checkpoint 1"
-_ARRAY, _TUPLE, _ITEMS = "\x00array", "\x00tuple", "\x00items"  # marks in the JSON of what JSON does not have
+# Marks in the JSON of what JSON does not have: a dict with one of them as its only key.
+_ARRAY, _NUMPY, _TUPLE, _ITEMS = "\x00array", "\x00numpy", "\x00tuple", "\x00items"
+
+UNFINISHED = ".part"  # how the names of files end that are being written, or were when the process was killed
+
+Tensors = dict[str, np.ndarray[Any, Any]]
 
 
 class CheckpointError(DagrunError, ValueError):
     """A file that is no checkpoint, or a damaged one."""
 
 
-def _encode(node: Any, tensors: dict[str, np.ndarray[Any, Any]], path: str) -> Any:
-    if isinstance(node, (Array, np.ndarray, np.generic)):
-        values = node.detach().numpy() if isinstance(node, Array) else np.asarray(node)
-        tensors[path] = np.ascontiguousarray(values).reshape(values.shape)
-        return {_ARRAY: path}
+def _encode(node: Any, tensors: Tensors, path: str) -> Any:
+    if isinstance(node, Array):
+        return {_ARRAY: _put(node.detach().numpy(), tensors, path)}
+    if isinstance(node, np.ndarray):
+        return {_NUMPY: _put(node, tensors, path)}
+    if isinstance(node, np.generic):
+        return _encode(node.item(), tensors, path)
     if isinstance(node, dict):
         if all(isinstance(key, str) and not key.startswith("\x00") for key in node):
             return {key: _encode(item, tensors, f"{path}/{key}" if path else key) for key, item in node.items()}
@@ -56,26 +62,41 @@ def _encode(node: Any, tensors: dict[str, np.ndarray[Any, Any]], path: str) -> A
     )
 
 
-def _decode(node: Any, tensor: Callable[[str], Any]) -> Any:
+def _put(values: np.ndarray[Any, Any], tensors: Tensors, path: str) -> str:
+    """Takes an array in, contiguous and little-endian, under a name of its own."""
+    if values.dtype.kind not in "biuf" or values.dtype.itemsize > 8:
+        raise TypeError(
+            f"checkpoint: {path or 'the state'} has dtype {values.dtype}, expected booleans or real numbers"
+        )
+    name = path or "array"
+    while name in tensors or name == "__metadata__":
+        name += "'"
+    tensors[name] = np.ascontiguousarray(values, values.dtype.newbyteorder("<")).reshape(values.shape)
+    return name
+
+
+def _decode(node: Any, tensors: Tensors, device: Any) -> Any:
     if isinstance(node, list):
-        return [_decode(item, tensor) for item in node]
+        return [_decode(item, tensors, device) for item in node]
     if not isinstance(node, dict):
         return node
     if _ARRAY in node:
-        return tensor(node[_ARRAY])
+        return asarray(tensors[node[_ARRAY]], device=device)
+    if _NUMPY in node:
+        return tensors[node[_NUMPY]]
     if _TUPLE in node:
-        return tuple(_decode(item, tensor) for item in node[_TUPLE])
+        return tuple(_decode(item, tensors, device) for item in node[_TUPLE])
     if _ITEMS in node:
-        return {_decode(key, tensor): _decode(item, tensor) for key, item in node[_ITEMS]}
-    return {key: _decode(item, tensor) for key, item in node.items()}
+        return {_decode(key, tensors, device): _decode(item, tensors, device) for key, item in node[_ITEMS]}
+    return {key: _decode(item, tensors, device) for key, item in node.items()}
 
 
-def _checksum(state: str, tensors: dict[str, np.ndarray[Any, Any]]) -> str:
+def _checksum(state: str, tensors: Tensors) -> str:
     crc = zlib.crc32(state.encode())
     for name in sorted(tensors):
         values = tensors[name]
         crc = zlib.crc32(f"{name} {values.dtype.str} {values.shape}".encode(), crc)
-        crc = zlib.crc32(np.ascontiguousarray(values).reshape(-1).view(np.uint8), crc)  # type: ignore[arg-type]
+        crc = zlib.crc32(values.reshape(-1).view(np.uint8), crc)  # type: ignore[arg-type]
     return f"{crc:08x}"
 
 
@@ -89,17 +110,17 @@ def save_checkpoint(path: str | os.PathLike[str], state: Any) -> Path:
     {'w': array([1., 1.]), 'step': 7}
     """
     path = Path(path)
-    tensors: dict[str, np.ndarray[Any, Any]] = {}
+    tensors: Tensors = {}
     text = json.dumps(_encode(state, tensors, ""), allow_nan=True)
-    metadata = {"format": FORMAT, "state": text, "crc32": _checksum(text, tensors)}
-    write_atomically(path, save(tensors, metadata))
+    # One entry: safetensors writes several in a random order, and equal states shall be equal files.
+    write_atomically(path, save(tensors, {FORMAT: f"{_checksum(text, tensors)} {text}"}))
     return path
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """The whole file or the one before: written beside it, flushed to the disk, renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    beside = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
     try:
         with open(beside, "wb") as file:
             file.write(content)
@@ -117,27 +138,32 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def load_checkpoint(path: str | os.PathLike[str], device: Any = None) -> Any:
-    """The state that `save_checkpoint` wrote, arrays on `device`. CheckpointError where the file is damaged."""
+    """The state that `save_checkpoint` wrote: dagrun arrays on `device`, NumPy arrays as such.
+
+    CheckpointError where the file is damaged or no checkpoint; it is never larger in memory than a few times the file.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path}: there is no such file")
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise CheckpointError(
-                    f"checkpoint {path}: its metadata says format {metadata.get('format')!r}, expected {FORMAT!r}"
-                )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
-        text = metadata["state"]
-        if _checksum(text, tensors) != metadata.get("crc32"):
-            raise CheckpointError(f"checkpoint {path}: the checksum does not fit its contents: the file is damaged")
-        with no_grad():
-            return _decode(json.loads(text), lambda name: asarray(tensors[name], device=device))
-    except (SafetensorError, KeyError, json.JSONDecodeError, UnicodeDecodeError, ValueError, TypeError) as error:
-        if isinstance(error, CheckpointError):
-            raise
+        return _read(path, device)
+    except (CheckpointError, OSError):
+        raise
+    except Exception as error:  # whatever a hostile file makes its readers raise
         raise CheckpointError(f"checkpoint {path}: it cannot be read ({error}): damaged, or no checkpoint") from error
+
+
+def _read(path: Path, device: Any) -> Any:
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata() or {}
+        if FORMAT not in metadata:
+            raise CheckpointError(f"checkpoint {path}: metadata {sorted(metadata)}, expected {FORMAT!r}")
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+    checksum, _, text = metadata[FORMAT].partition(" ")
+    if _checksum(text, tensors) != checksum:
+        raise CheckpointError(f"checkpoint {path}: the checksum does not fit its contents: the file is damaged")
+    with no_grad():
+        return _decode(json.loads(text), tensors, device)
 
 
 def latest_checkpoint(folder: str | os.PathLike[str]) -> Path | None:

@@ -40,7 +40,7 @@ def top_k_accuracy(scores: Any, targets: Any, k: int = 5) -> Array:
     return ops.mean(ops.any(ops.equal(best, targets[:, None]), axis=1))
 
 
-def confusion_matrix(scores: Any, targets: Any, classes: int | None = None) -> Array:
+def confusion_matrix(scores: Any, targets: Any) -> Array:
     """How often class j was predicted where i was right: integers of shape (classes, classes).
 
     >>> import dagrun as dr
@@ -49,28 +49,25 @@ def confusion_matrix(scores: Any, targets: Any, classes: int | None = None) -> A
            [1, 1]])
     """
     scores, targets = _rows(scores, targets, "confusion_matrix")
-    count = scores.shape[1] if classes is None else classes
-    which = ops.arange(count, device=scores.device)
+    which = ops.arange(scores.shape[1], device=scores.device)
     right = ops.astype(ops.equal(targets[:, None], which), np.int64)
     said = ops.astype(ops.equal(ops.argmax(scores, axis=1)[:, None], which), np.int64)
     return ops.matmul(ops.transpose(right), said)
 
 
 def f1(scores: Any, targets: Any, average: str = "macro") -> Array:
-    """The F1 measure, 2 * precision * recall / (precision + recall): `average` "macro" over classes, "micro", or "none".
+    """The F1 measure, 2 precision recall / (precision + recall): `average` "macro" over classes, "micro", or "none".
 
     A class that neither occurs nor was predicted counts as 0, as in scikit-learn's `zero_division=0`.
     """
+    if average not in ("macro", "micro", "none"):
+        raise ValueError(f"f1: average is {average!r}, expected 'macro', 'micro' or 'none'")
     matrix = ops.astype(confusion_matrix(scores, targets), np.float64)
     hits = ops.diagonal(matrix)
     if average == "micro":
         return ops.sum(hits) / ops.maximum(ops.sum(matrix), 1.0)
     each = 2.0 * hits / ops.maximum(ops.sum(matrix, axis=0) + ops.sum(matrix, axis=1), 1.0)
-    if average == "none":
-        return each
-    if average != "macro":
-        raise ValueError(f"f1: average is {average!r}, expected 'macro', 'micro' or 'none'")
-    return ops.mean(each)
+    return each if average == "none" else ops.mean(each)
 
 
 def perplexity(mean_cross_entropy: Any) -> Array:
@@ -94,12 +91,21 @@ class Mean:
         self._weight = 0.0
 
     def add(self, value: Any, weight: float = 1.0) -> None:
-        """Takes a batch's mean of `weight` rows in."""
+        """Takes in a mean over `weight` rows: a number or an array of one element."""
         with no_grad():
-            own = value.detach() if isinstance(value, Array) else value
-            self._total = own * float(weight) + self._total
+            if isinstance(value, Array):
+                value = ops.reshape(ops.astype(value.detach(), np.float64), ())
+            self._total = value * float(weight) + self._total
         self._weight += weight
 
     def value(self) -> float:
         """The mean so far, NaN before the first value; waits for it."""
         return float(self._total) / self._weight if self._weight else float("nan")
+
+    def state_dict(self) -> dict[str, float]:
+        """The sum and the weight so far; waits for them."""
+        return {"total": float(self._total), "weight": float(self._weight)}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Takes back what `state_dict` gave."""
+        self._total, self._weight = state["total"], state["weight"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ from dagrun.devices import Device, current_device
 from dagrun.nn import Module
 from dagrun.ops import random
 from dagrun.optim import clip_grad_norm_
-from dagrun.parallel.data_parallel import row_count
-from dagrun.parallel.placement import move
-from dagrun.parallel.replicas import Replicas
+from dagrun.parallel import Replicas, move, row_count
+from dagrun.parallel.compression import Quantized
 from dagrun.train.callbacks import Callback, Checkpoints, ProgressBar
 from dagrun.train.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from dagrun.train.interrupts import Interrupts
 from dagrun.train.metrics import Mean
 
 Metric = Callable[[Any, Any], Array]  # (outputs, targets) -> its mean over the rows
@@ -29,15 +29,15 @@ class Trainer:
     such as `lambda p: dr.optim.SGD(p, lr=0.1)`; `schedule`: one from an optimizer to a learning rate schedule, stepped
     after every epoch (`schedule_by="epoch"`) or step. With several `devices` every one has a copy of the module, takes
     its part of the batch and updates its own parameters after the gradients are exchanged (`parallel.Replicas`, which
-    takes `shards`, `ordered` and `reduce`).
+    takes `shards`, `ordered`, `reduce` and `bucket_bytes`).
 
-    Further arguments: `metrics`, a dict from names to functions (outputs, targets); `callbacks`; `checkpoints`, a folder
-    or a `Checkpoints` callback, from which `fit` resumes where it finds one; `clip_norm`, the largest norm of all
-    gradients together; `progress`, whether a bar is shown.
+    Further arguments: `metrics`, a dict from names to functions (outputs, targets) that give a mean over the rows;
+    `callbacks`; `checkpoints`, a folder or a `Checkpoints`, from which `fit` resumes where it finds one; `clip_norm`,
+    the largest norm of all gradients together; `progress`, whether a bar is shown.
 
         >>> import dagrun as dr
-        >>> net = dr.nn.Linear(2, 1)
-        >>> trainer = dr.train.Trainer(net, dr.nn.functional.mse_loss, lambda p: dr.optim.SGD(p, lr=0.1), progress=False)
+        >>> net, loss = dr.nn.Linear(2, 1), dr.nn.functional.mse_loss
+        >>> trainer = dr.train.Trainer(net, loss, lambda p: dr.optim.SGD(p, lr=0.1), progress=False)
         >>> x = dr.ones((4, 2), "float32")
         >>> history = trainer.fit([(x, dr.zeros((4, 1), "float32"))], epochs=20)
         >>> history[-1]["loss"] < history[0]["loss"]
@@ -62,38 +62,36 @@ class Trainer:
     ) -> None:
         if schedule_by not in ("epoch", "step"):
             raise ValueError(f"Trainer: schedule_by {schedule_by!r}, expected 'epoch' or 'step'")
-        parameters = list(module.parameters())
-        first = parameters[0].device if parameters else current_device()
-        self.replicas = Replicas(module, [first] if devices is None else devices, **exchange)
-        self.module, self.loss_function = module, loss
-        self.optimizers = [optimizer(list(copy.parameters())) for copy in self.replicas.modules]
+        if any(isinstance(callback, Checkpoints) for callback in callbacks):
+            raise ValueError("Trainer: Checkpoints among the callbacks, expected it as checkpoints=")
+        first = next((p.device for p in module.parameters()), current_device())
+        self.module, self.objective = module, Objective(module, loss)
+        self.replicas = Replicas(self.objective, [first] if devices is None else devices, **exchange)
+        self.optimizers = [optimizer(list(own.parameters())) for own in self.replicas.modules]
         self.schedules = [] if schedule is None else [schedule(own) for own in self.optimizers]
         self.schedule_by, self.clip_norm = schedule_by, clip_norm
         self.metrics = dict(metrics or {})
-        self.checkpoints = (
-            checkpoints if isinstance(checkpoints, (Checkpoints, type(None))) else Checkpoints(checkpoints)
-        )
-        self.callbacks = [*callbacks, *([self.checkpoints] if self.checkpoints else [])]
-        if progress:
-            self.callbacks.append(ProgressBar())
+        self.checkpoints = Checkpoints(checkpoints) if isinstance(checkpoints, (str, Path)) else checkpoints
+        self.callbacks = [*callbacks, *([ProgressBar()] if progress else [])]
+        if self.checkpoints is not None:
+            self.callbacks.append(self.checkpoints)
         self.history: list[dict[str, float]] = []
         self.epoch, self.steps = 0, 0  # finished ones
         self.steps_in_all: int | None = None
         self.loss: Array | None = None  # of the last step
         self.stop = False
-        self.after_epoch: list[Callable[[], None]] = []
         self._loader: Any = None
-        self._loader_state: Any = None
-        self._mean = Mean()
+        self._loader_state: Any = None  # where the next epoch goes on in its middle
+        self._mean = Mean()  # of the losses of the epoch so far
 
     def step(self, batch: Any) -> Array:
         """One optimizer step on a batch (inputs, targets); returns its mean loss without waiting for it."""
-        loss = self.replicas.step(lambda net, part: self.loss_function(net(part[0]), part[1]), batch)
-        for copy, own in zip(self.replicas.modules, self.optimizers, strict=True):
+        loss = self.replicas.step(lambda objective, part: objective(*part), batch)
+        for own, optimizer in zip(self.replicas.modules, self.optimizers, strict=True):
             if self.clip_norm is not None:
-                clip_grad_norm_(list(copy.parameters()), self.clip_norm)
-            own.step()
-            own.zero_grad()
+                clip_grad_norm_(list(own.parameters()), self.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad()
         self.loss = loss
         self.steps += 1
         return loss
@@ -103,112 +101,140 @@ class Trainer:
     ) -> list[dict[str, float]]:
         """Trains until so many epochs are finished in all; returns one line of measures for each.
 
-        With `checkpoints` it goes on from the newest one in the folder; with a loader that has `state_dict` also in
-        the middle of an epoch.
+        With `checkpoints` it goes on from the newest good one in the folder; with a loader that has `state_dict` also
+        in the middle of an epoch, else with that epoch anew. Ctrl-C is raised between two steps (a second one at once),
+        so that a further `fit`, or a checkpoint, goes on as if nothing had been. `stop`, set by a callback, ends it in
+        the same way.
         """
         self._loader, self.stop = loader, False
         if self.checkpoints is not None and self.steps == 0:
             newest = latest_checkpoint(self.checkpoints.folder)
             if newest is not None:
                 self.load(newest)
-        length = len(loader) if hasattr(loader, "__len__") else None
-        self.steps_in_all = None if length is None else length * epochs
+        self.steps_in_all = len(loader) * epochs if isinstance(loader, Sized) else None
         try:
-            for callback in self.callbacks:
-                callback.on_fit_begin(self)
-            while self.epoch < epochs and not self.stop:
-                self._epoch(loader, validation)
+            with Interrupts() as interrupts:
+                for callback in self.callbacks:
+                    callback.on_fit_begin(self)
+                while self.epoch < epochs and not self.stop:
+                    self._epoch(loader, validation, interrupts)
         finally:
             for callback in self.callbacks:
                 callback.on_fit_end(self)
         return self.history
 
-    def _epoch(self, loader: Any, validation: Any) -> None:
+    def _epoch(self, loader: Any, validation: Any, interrupts: Interrupts) -> None:
         if self._loader_state is not None:
             loader.load_state_dict(self._loader_state)
             self._loader_state = None
         else:
             self._mean = Mean()
-        for copy in self.replicas.modules:
-            copy.train()
-        for batch in loader:
-            self._mean.add(self.step(batch), row_count(batch))
-            if self.schedule_by == "step":
-                for schedule in self.schedules:
-                    schedule.step()
-            for callback in self.callbacks:
-                callback.on_step_end(self)
-            if self.stop:
-                break
+        for own in self.replicas.modules:
+            own.train()
+        try:
+            for batch in loader:
+                self._mean.add(self.step(batch), row_count(batch))
+                if self.schedule_by == "step":
+                    for schedule in self.schedules:
+                        schedule.step()
+                for callback in self.callbacks:
+                    callback.on_step_end(self)
+                interrupts.check()
+                if self.stop:
+                    break
+        except BaseException:
+            self._loader_state = self._state_of_loader()
+            raise
+        if self.stop:
+            self._loader_state = self._state_of_loader()
+            return
         if self.schedule_by == "epoch":
             for schedule in self.schedules:
                 schedule.step()
         self.epoch += 1
         logs = {"epoch": float(self.epoch), "loss": self._mean.value()}
+        self._mean = Mean()
         if validation is not None:
             logs |= {f"val_{name}": value for name, value in self.evaluate(validation).items()}
+        self.history.append(logs)
         for callback in self.callbacks:
             callback.on_epoch_end(self, logs)
-        self.history.append(logs)
-        while self.after_epoch:
-            self.after_epoch.pop(0)()
+        interrupts.check()
 
     def evaluate(self, loader: Iterable[Any]) -> dict[str, float]:
         """The loss and all metrics over a loader's batches, in evaluation mode on the first device; waits for them."""
         means = {name: Mean() for name in ("loss", *self.metrics)}
-        was = self.module.training
-        self.module.eval()
+        was = self.objective.training
+        self.objective.eval()
         try:
             with no_grad():
                 for batch in loader:
                     inputs, targets = move(batch, self.replicas.devices[0])
                     outputs, rows = self.module(inputs), row_count(inputs)
-                    means["loss"].add(self.loss_function(outputs, targets), rows)
+                    means["loss"].add(self.objective.loss_of(outputs, targets), rows)
                     for name, metric in self.metrics.items():
                         means[name].add(metric(outputs, targets), rows)
         finally:
-            self.module.train(was)
+            self.objective.train(was)
         return {name: mean.value() for name, mean in means.items()}
 
     # ---- state
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on."""
-        state: dict[str, Any] = {
-            "module": self.module.state_dict(),
+        """Everything that the rest of the run depends on; waits for the sum of losses."""
+        first, *others = self.replicas.modules
+        reduce = self.replicas.reduce
+        return {
+            "module": first.state_dict(),
+            "buffers": [dict(own.named_buffers()) for own in others],  # running statistics are each copy's own
             "optimizer": self.optimizers[0].state_dict(),
             "schedule": self.schedules[0].state_dict() if self.schedules else None,
-            "generator": list(random.get_state()),
+            "exchange": reduce.state_dict() if isinstance(reduce, Quantized) else None,
+            "generator": random.get_state(),
+            "loader": self._state_of_loader(),
+            "mean": self._mean.state_dict(),
             "callbacks": [callback.state_dict() for callback in self.callbacks],
             "history": self.history,
             "epoch": self.epoch,
             "steps": self.steps,
-            "mean": [float(self._mean._total), self._mean._weight],
         }
-        if len(self.replicas.modules) > 1:  # running statistics are each copy's own
-            state["buffers"] = [dict(copy.named_buffers()) for copy in self.replicas.modules[1:]]
-        if hasattr(self._loader, "state_dict"):
-            state["loader"] = self._loader.state_dict()
-        return state
+
+    def _state_of_loader(self) -> Any:
+        if self._loader_state is not None:  # it has not gone on there yet
+            return self._loader_state
+        return self._loader.state_dict() if hasattr(self._loader, "state_dict") else None
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave: the run goes on as if it had never stopped."""
-        for place, copy in enumerate(self.replicas.modules):
-            copy.load_state_dict(state["module"])
-            for name, buffer in copy.named_buffers() if place else ():
-                with no_grad():
-                    buffer[...] = state["buffers"][place - 1][name].to_device(buffer.device)
-        for own in self.optimizers:
-            own.load_state_dict(state["optimizer"])
+        """Takes back what `state_dict` gave: the run goes on as if it had never stopped.
+
+        ValueError where the state is of a trainer with other devices, callbacks or schedules.
+        """
+        here = [len(self.replicas.modules) - 1, bool(self.schedules), len(self.callbacks)]
+        there = [len(state["buffers"]), state["schedule"] is not None, len(state["callbacks"])]
+        for what, expected, given in zip(
+            ("devices besides the first", "a schedule", "callbacks"), here, there, strict=True
+        ):
+            if expected != given:
+                raise ValueError(f"Trainer: the state is of one with {what}: {given}, expected {expected}")
+        for own in self.replicas.modules:
+            own.load_state_dict(state["module"])
+        with no_grad():
+            for own, buffers in zip(self.replicas.modules[1:], state["buffers"], strict=True):
+                for name, buffer in own.named_buffers():
+                    buffer[...] = buffers[name].to_device(buffer.device)
+        for optimizer in self.optimizers:
+            optimizer.load_state_dict(state["optimizer"])
         for schedule in self.schedules:
             schedule.load_state_dict(state["schedule"])
-        random.set_state(tuple(state["generator"]))
-        for callback, own in zip(self.callbacks, state["callbacks"], strict=False):
-            callback.load_state_dict(own)
+        if isinstance(self.replicas.reduce, Quantized) and state["exchange"] is not None:
+            self.replicas.reduce.load_state_dict(state["exchange"])
+        random.set_state(state["generator"])
+        for callback, own_state in zip(self.callbacks, state["callbacks"], strict=True):
+            callback.load_state_dict(own_state)
         self.history, self.epoch, self.steps = state["history"], state["epoch"], state["steps"]
         self._mean = Mean()
-        self._mean._total, self._mean._weight = state["mean"]
-        self._loader_state = state.get("loader")
+        self._mean.load_state_dict(state["mean"])
+        self._loader_state = state["loader"]
 
     def save(self, path: str | Path) -> Path:
         """Writes a checkpoint, all of it or nothing."""
@@ -217,6 +243,23 @@ class Trainer:
     def load(self, path: str | Path) -> None:
         """Goes on from a checkpoint."""
         self.load_state_dict(load_checkpoint(path))
+
+
+class Objective(Module):
+    """A module and its loss, of inputs and targets. The loss may be a module, too, with arrays and parameters."""
+
+    def __init__(self, module: Module, loss: Callable[[Any, Any], Array]) -> None:
+        super().__init__()
+        self.module, self.loss = module, loss
+
+    def forward(self, inputs: Any, targets: Any) -> Array:
+        return self.loss_of(self.module(inputs), targets)
+
+    def loss_of(self, outputs: Any, targets: Any) -> Array:
+        """The loss, where the outputs are: with layers on several devices on the last of them."""
+        if isinstance(outputs, Array):
+            targets = move(targets, outputs.device)
+        return self.loss(outputs, targets)
 
 
 __all__ = ["Trainer"]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from collections import namedtuple
 from collections.abc import Iterator
 from typing import Any
@@ -342,6 +343,20 @@ def test_batches_may_be_written(device: str) -> None:
             part += 1
             assert part.tolist() == expected.tolist()
     assert source.tolist() == [0, 1, 2, 3]
+
+
+def test_a_loop_that_never_waits_gives_memory_back() -> None:
+    """Batches are lent to the engine; what is not in use any more is freed as the loop goes on, not at a wait."""
+    alive: list[weakref.ref[np.ndarray]] = []
+
+    class Fresh(data.ArrayDataset):
+        def take(self, indices: np.ndarray) -> Any:
+            rows = np.asarray(self.arrays[0].take(indices, axis=0))
+            alive.append(weakref.ref(rows))
+            return (rows,)
+
+    for (_,) in data.DataLoader(Fresh(np.zeros((50, 1000))), 1):
+        assert sum(ref() is not None for ref in alive) <= 3
 
 
 def test_the_users_collate_keeps_its_arrays() -> None:

@@ -20,7 +20,11 @@ def placed_as(values: np.ndarray, device: str) -> dr.Array:
 
 
 def check_gradients(
-    function: Callable[..., Any], *arrays: np.ndarray, device: str = "cpu:0", second: bool = True, tolerance: float = 1e-6
+    function: Callable[..., Any],
+    *arrays: np.ndarray,
+    device: str = "cpu:0",
+    second: bool = True,
+    tolerance: float = 1e-6,
 ) -> None:
     """Directional derivatives of first and second order of a function of float64 arrays, in all of them together."""
     rng = np.random.default_rng(0)

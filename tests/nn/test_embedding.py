@@ -14,9 +14,16 @@ from dagrun.nn import functional as F
 def test_rows(dtype: str, device: str) -> None:
     rng = np.random.default_rng(0)
     w = rng.standard_normal((7, 3)).astype(dtype)
-    for index in (rng.integers(0, 7, (4, 5)), np.array(2), np.zeros((0, 2), "int32"), rng.integers(0, 7, 9).astype("uint8")):
+    for index in (
+        rng.integers(0, 7, (4, 5)),
+        np.array(2),
+        np.zeros((0, 2), "int32"),
+        rng.integers(0, 7, 9).astype("uint8"),
+    ):
         for place in (dr.asarray, placed_as):
-            y = F.embedding(place(index, device=device) if index.ndim else dr.asarray(index, device=device), place(w, device=device))
+            y = F.embedding(
+                place(index, device=device) if index.ndim else dr.asarray(index, device=device), place(w, device=device)
+            )
             np.testing.assert_array_equal(y.numpy(), w[index])
 
 

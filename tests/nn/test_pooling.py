@@ -108,7 +108,8 @@ def test_adaptive_pools(device: str) -> None:
                 part = x[:, :, i * 7 // rows : -(-(i + 1) * 7 // rows), j * 10 // columns : -(-(j + 1) * 10 // columns)]
                 np.testing.assert_allclose(y[:, :, i, j], part.mean((2, 3)), rtol=1e-12)
                 np.testing.assert_array_equal(z.numpy()[:, :, i, j], part.max((2, 3)))
-        np.testing.assert_array_equal(np.take_along_axis(x.reshape(2, 3, -1), at.numpy().reshape(2, 3, -1), 2), z.numpy().reshape(2, 3, -1))  # fmt: skip
+        picked = np.take_along_axis(x.reshape(2, 3, -1), at.numpy().reshape(2, 3, -1), 2)
+        np.testing.assert_array_equal(picked, z.numpy().reshape(2, 3, -1))
         check_gradients(lambda a, o=out: F.adaptive_avg_pool2d(a, o) ** 2, x, device=device)
         check_gradients(lambda a, o=out: F.adaptive_max_pool2d(a, o) ** 2, x, device=device)
     assert F.adaptive_avg_pool1d(x[0], 4).shape == (3, 7, 4) and F.adaptive_max_pool1d(x[0], 4).shape == (3, 7, 4)
@@ -139,7 +140,8 @@ def test_nan_wins() -> None:
     x[0, 0, 1, 3] = x[0, 0, 2, 36] = np.nan
     for stride in (1, 2, 3):
         y = F.max_pool2d(x, 2, stride).numpy()
-        assert np.isnan(y).sum() == sum(bool(np.isnan(x[0, 0, i : i + 2, j : j + 2]).any()) for i in range(0, 3, stride) for j in range(0, 39, stride))  # fmt: skip
+        places = [(i, j) for i in range(0, 3, stride) for j in range(0, 39, stride)]
+        assert np.isnan(y).sum() == sum(bool(np.isnan(x[0, 0, i : i + 2, j : j + 2]).any()) for i, j in places)
 
 
 def test_many_planes_are_many_tasks_with_the_bits_of_one(device: str) -> None:

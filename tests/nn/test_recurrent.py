@@ -48,7 +48,9 @@ def operands(cell, steps, rows, width, units, dtype=np.float64):
 @pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (4, 3, 5, 7), (3, 2, 4, 256), (2, 3, 5, 384)])
 def test_against_numpy(cell, sizes, device):
     values = operands(cell, *sizes)
-    x, *weights, h0, c0 = (dr.asarray(v, device=device) for v in (values if CELLS[cell].has_c else [*values, values[5]]))
+    x, *weights, h0, c0 = (
+        dr.asarray(v, device=device) for v in (values if CELLS[cell].has_c else [*values, values[5]])
+    )
     y, h, c = recurrent(cell, x, weights, h0, c0 if CELLS[cell].has_c else None)
     for found, expected in zip((y, h, c), reference(cell, *values[:6], values[-1]), strict=True):
         if found is not None:

@@ -184,8 +184,6 @@ def test_against_torch(shape: Any) -> None:
             theirs, torch.tensor(t), given, ignore_index=ignored, reduction=reduction, label_smoothing=smoothing
         )
         (y * y).sum().backward()
-        mine = with_gradients(
-            lambda a, o=(t, w, ignored, reduction, smoothing): F.cross_entropy(a, *o), x
-        )
+        mine = with_gradients(lambda a, o=(t, w, ignored, reduction, smoothing): F.cross_entropy(a, *o), x)
         np.testing.assert_allclose(mine[0].numpy(), y.detach().numpy(), rtol=1e-12)
         np.testing.assert_allclose(mine[1].numpy(), theirs.grad.numpy(), rtol=1e-10, atol=1e-14)

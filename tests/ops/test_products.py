@@ -8,6 +8,7 @@ from ops.arrays import check_near, check_same, placed, raised, sample
 
 import dagrun as dr
 from dagrun.core import tracing
+from dagrun.ops.products import pieces_of
 
 SHAPES = [(), (4,), (3,), (3, 4), (4, 3), (2, 3, 4), (5, 1, 4, 3), (0, 4), (4, 0), (1, 4), (4, 1), (3, 4, 2)]
 
@@ -125,10 +126,14 @@ def test_tensordot() -> None:
             check_product(dr.tensordot(placed(a), placed(b), axes), np.tensordot(a, b, axes), axes)
 
 
-def test_large_products_are_cut_into_the_same_bits() -> None:
-    """A product that is cut into tasks has the bits of the serial engine."""
-    a = dr.asarray(values("float32", (2100, 1024)))
-    b = dr.asarray(values("float32", (1024, 1024), 1))
+@pytest.mark.parametrize(
+    "shapes", [((3100, 64), (64, 70)), ((61, 70), (70, 3100)), ((2, 100, 300), (300, 301))], ids=str
+)
+def test_large_products_are_cut_into_the_same_bits(shapes: tuple[tuple[int, ...], ...]) -> None:
+    """A product that is cut into tasks, along rows or columns, has the bits of the serial engine."""
+    a = dr.asarray(values("float32", shapes[0]))
+    b = dr.asarray(values("float32", shapes[1], 1))
+    assert pieces_of(a.shape[-2], b.shape[-1], a.shape[-1])[1] > 1
     product = (a @ b).numpy()
     with dr.engine("serial"):
         np.testing.assert_array_equal((a @ b).numpy(), product)

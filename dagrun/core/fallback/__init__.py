@@ -43,9 +43,10 @@ from .tasks import LANES, Body, Device, Failure, Lane, Settings, Site, Task, fun
 __all__ = [
     "Array", "Export", "Family", "Layout", "Node", "Signature", "add_device", "after_fork", "again", "alias",
     "binary", "describe_site", "empty", "export", "failures", "from_memory", "gradients", "here", "in_task",
-    "install_binary", "is_ready", "last_writer", "layout", "memory_stats", "observe", "pause", "push_batch",
-    "record", "sequence", "set_gradients", "set_hooks", "set_lane_limit", "set_observer", "set_prefix", "site",
-    "sorter", "start", "stats", "stop", "trace", "trim_memory", "unfinished", "view", "wait", "wait_all",
+    "install_binary", "is_ready", "last_writer", "layout", "lend_site", "memory_stats", "observe", "pause",
+    "push_batch", "record", "sequence", "set_gradients", "set_hooks", "set_lane_limit", "set_observer",
+    "set_prefix", "site", "sorter", "start", "stats", "stop", "trace", "trim_memory", "unfinished", "view",
+    "wait", "wait_all",
 ]  # fmt: skip
 
 _KEEP: Any = object()
@@ -190,6 +191,10 @@ def from_memory(layout: Layout, device: int, source: Any, copy: bool, /) -> Arra
         raise ValueError(f"memory of {nbytes} bytes for an array of {layout.nbytes}")
     buffer = array._memory
     if not copy and nbytes:
+        # A loop that lends batch after batch and never waits gets back what is not in use any more.
+        with executor.lock:
+            executor.drain()
+        executor.dispose()
         buffer.address, buffer.block = address, Block(address, nbytes, None, source)
     elif nbytes:
         with executor.lock:
@@ -466,6 +471,11 @@ def again(signatures: dict[Any, Signature], tag: Any, output: Array | None, /, *
 def site() -> Site:
     """What `describe_site` makes the user's line of."""
     return current_site()
+
+
+def lend_site(site: Site, /) -> None:
+    """The line that this thread's operations name where they find none of the user's."""
+    mode.lent_site = site
 
 
 def describe_site(site: Site, /) -> Site:

@@ -36,6 +36,7 @@ class Mode(threading.local):
     """What each thread has switched on."""
 
     gradients = True
+    lent_site: Site | None = None  # the line that operations name where no line of the user is found
     observer: Callable[..., object] | None = None  # called with each autodiff node and its results
 
 
@@ -240,6 +241,8 @@ _prefixes = ("\x01", "\x01")  # the package, and the folder in it that counts as
 @cache
 def _is_internal(file: str) -> bool:
     package, user = _prefixes
+    if file.endswith("/threading.py"):
+        return True  # what starts a thread is nobody's line
     return file.startswith(_own_folder) or (file.startswith(package) and not file.startswith(user))
 
 
@@ -255,7 +258,11 @@ def current_site() -> Site:
     frame: FrameType | None = sys._getframe(1)
     while frame and _is_internal(frame.f_code.co_filename):
         frame = frame.f_back
-    return (frame.f_code.co_filename, frame.f_lineno or 0, frame.f_code.co_qualname) if frame else UNKNOWN
+    return (
+        (frame.f_code.co_filename, frame.f_lineno or 0, frame.f_code.co_qualname)
+        if frame
+        else mode.lent_site or UNKNOWN
+    )
 
 
 # ---- record

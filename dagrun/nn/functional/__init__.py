@@ -39,6 +39,14 @@ from dagrun.nn.functional.convolution import (
 from dagrun.nn.functional.ctc import (
     ctc_loss,
 )
+from dagrun.nn.functional.dropout import (
+    dropout,
+    dropout1d,
+    dropout2d,
+)
+from dagrun.nn.functional.embedding import (
+    embedding,
+)
 from dagrun.nn.functional.linear import (
     bilinear,
     linear,
@@ -62,6 +70,13 @@ from dagrun.nn.functional.losses import (
     poisson_nll_loss,
     smooth_l1_loss,
     triplet_margin_loss,
+)
+from dagrun.nn.functional.normalization import (
+    batch_norm,
+    group_norm,
+    instance_norm,
+    layer_norm,
+    local_response_norm,
 )
 from dagrun.nn.functional.pooling import (
     adaptive_avg_pool1d,
@@ -90,6 +105,7 @@ __all__ = [
     "adaptive_max_pool2d",
     "avg_pool1d",
     "avg_pool2d",
+    "batch_norm",
     "bilinear",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
@@ -102,21 +118,29 @@ __all__ = [
     "cosine_similarity",
     "cross_entropy",
     "ctc_loss",
+    "dropout",
+    "dropout1d",
+    "dropout2d",
     "elu",
+    "embedding",
     "fold",
     "gaussian_nll_loss",
     "gelu",
     "glu",
+    "group_norm",
     "hardsigmoid",
     "hardswish",
     "hardtanh",
     "hinge_embedding_loss",
     "hinge_loss",
     "huber_loss",
+    "instance_norm",
     "kl_div",
     "l1_loss",
+    "layer_norm",
     "leaky_relu",
     "linear",
+    "local_response_norm",
     "log_softmax",
     "logsigmoid",
     "margin_ranking_loss",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import dagrun.nn.functional as F
 from dagrun import ops
 from dagrun.array import Array
+from dagrun.nn.functional.dropout import dropout
 from dagrun.nn.functional.linear import linear
 from dagrun.nn.functional.softmax import softmax
 
@@ -53,7 +53,7 @@ def scaled_dot_product_attention(
     scores = ops.matmul(query * factor, ops.matrix_transpose(key))
     weights = softmax(_scores_with(scores, attn_mask, allowed=True), -1)
     if dropout_p > 0:
-        weights = F.dropout(weights, dropout_p, True)
+        weights = dropout(weights, dropout_p, True)
     return ops.matmul(weights, value)
 
 
@@ -106,7 +106,7 @@ def multi_head_attention(
     if key_padding_mask is not None:
         scores = _scores_with(scores, _longer(key_padding_mask, extra)[:, None, None, :], allowed=False)
     weights = softmax(scores, -1)
-    dropped = F.dropout(weights, dropout_p, True) if dropout_p > 0 else weights
+    dropped = dropout(weights, dropout_p, True) if dropout_p > 0 else weights
     joined = ops.reshape(ops.permute_dims(ops.matmul(dropped, heads(v)), (0, 2, 1, 3)), (batch, length, q.shape[-1]))
     result = linear(joined, *out_proj)
     if not need_weights:

@@ -133,7 +133,7 @@ def conv1d(
     input: Any, weight: Any, bias: Any = None, stride: Pair = 1, padding: Pair | str = 0, dilation: Pair = 1,
     groups: int = 1,
 ) -> Array:  # fmt: skip
-    """`conv2d` of lines: input (n, channels, length) or (channels, length), weight (outputs, channels / groups, kernel).
+    """`conv2d` of lines: input (n, channels, length) or (channels, length), weight (outputs, channels / groups, taps).
 
     >>> import dagrun as dr
     >>> from dagrun.nn import functional as F

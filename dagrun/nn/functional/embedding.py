@@ -10,7 +10,7 @@ from dagrun.array import Array, as_array, asarray
 from dagrun.autodiff import no_grad
 from dagrun.ops.indexing import take
 from dagrun.ops.manipulation import expand_dims
-from dagrun.ops.mathematics import minimum, sqrt
+from dagrun.ops.mathematics import equal, minimum, sqrt
 from dagrun.ops.reductions import sum
 from dagrun.ops.selection import where
 
@@ -51,5 +51,5 @@ def embedding(
         return rows
     if not -count <= padding_idx < count:
         raise ValueError(f"embedding: padding_idx is {padding_idx}, expected {-count} to {count - 1}")
-    padding = expand_dims(index == padding_idx % count, -1)
+    padding = expand_dims(equal(index, padding_idx % count), -1)
     return where(padding, rows.detach(), rows)

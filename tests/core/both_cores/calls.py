@@ -5,6 +5,8 @@ import os
 import signal
 import struct
 import threading
+from functools import partial
+from operator import call
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,31 @@ def gradient_hook(lab: Lab) -> Any:
     assert last == ("context of into", (x,), z, struct.pack("d", 5.0), True)
     y._node = shown
     assert y._node is shown
+
+
+def nodes(lab: Lab) -> Any:
+    """Nodes are numbered in order, long chains of them are freed, and each thread has an observer of its own."""
+    n = lab.start()
+    before = n.sequence()
+    first = n.Node("plan", (None,), ("value", 3))
+    second = n.Node("plan", (first,), ())
+    assert before < first.sequence < second.sequence < n.sequence()
+    assert (first.plan, first.parents, first.saved) == ("plan", (None,), ("value", 3)) and second.parents[0] is first
+    assert (first.hooks, first.kept, first.token) == (None, None, None)
+    first.saved, first.hooks, first.token = None, {0: []}, "token"
+    assert (first.saved, first.hooks, first.token) == (None, {0: []}, "token")
+    for _ in range(200_000):
+        second = n.Node("plan", (second,), ())
+    del second
+    seen: list[Any] = []
+    assert n.set_observer(lambda *told: seen.append(told)) is None
+    other = threading.Thread(target=lambda: n.observe(first, "elsewhere"))
+    other.start()
+    other.join()
+    n.observe(first, "result")
+    assert n.set_observer(None) is not None
+    n.observe(first, "late")
+    assert seen == [(first, "result")]
 
 
 def view_hook(lab: Lab) -> Any:
@@ -232,3 +259,15 @@ def again(lab: Lab) -> Any:
     assert n.again(known, "tag", None, x, 3.0) is None
     assert n.again(known, "into", x, x, y) is None  # may need a copy first
     assert n.again(known, "tag", None, x, lab.array([3])) is None
+
+
+def lent_line(lab: Lab) -> Any:
+    """A thread in which no line of the user runs names the line that was lent to it, else none."""
+    n = lab.start()
+    line = n.site()
+    for lent, expected in (([], "<unknown>"), ([partial(n.lend_site, line)], n.describe_site(line)[0])):
+        answers: list[Any] = []
+        thread = threading.Thread(target=answers.extend, args=(map(call, [*lent, n.here]),))
+        thread.start()
+        thread.join()
+        assert answers[-1][0] == expected

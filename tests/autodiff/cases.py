@@ -1,0 +1,207 @@
+"""Every differentiable function of dagrun with operands to try it on, and which functions have no gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+import dagrun as dr
+from dagrun.ops.scattering import add_along_axis, scatter_add
+
+
+@dataclass(frozen=True)
+class Case:
+    """A function of arrays, and its operands' shapes and the interval that their elements come from."""
+
+    name: str
+    function: Callable[..., Any]
+    shapes: tuple[tuple[int, ...], ...] = ((3, 4),)
+    interval: tuple[float, float] = (-2.0, 2.0)
+    any_shape: bool = field(default=False, kw_only=True)  # also without axes, and without elements
+
+    def operands(self, dtype: str = "f8") -> list[np.ndarray]:
+        """Elements at least 0.02 apart from each other: ties and kinks lie between them."""
+        low, high = self.interval
+        sizes = [int(np.prod(shape)) for shape in self.shapes]
+        rng = np.random.default_rng(sum(sizes))
+        values = rng.permutation(np.linspace(low + 0.007, high, sum(sizes) + 2)[1:-1])
+        parts = np.split(values, np.cumsum(sizes)[:-1])
+        return [part.reshape(shape).astype(dtype) for part, shape in zip(parts, self.shapes, strict=True)]
+
+
+def _unary(*names: str, interval: tuple[float, float] = (-2.0, 2.0)) -> list[Case]:
+    return [Case(name, getattr(dr, name), interval=interval, any_shape=True) for name in names]
+
+
+def _binary(*names: str, interval: tuple[float, float] = (-2.0, 2.0)) -> list[Case]:
+    cases = []
+    for name in names:
+        function = getattr(dr, name)
+        cases += [
+            Case(name, function, ((3, 4), (3, 4)), interval, any_shape=True),
+            Case(name, function, ((3, 1), (2, 1, 4)), interval),
+            Case(name, lambda x, f=function: f(x, 1.3), ((3, 4),), interval, any_shape=True),
+            Case(name, lambda x, f=function: f(1.3, x), ((3, 4),), interval, any_shape=True),
+        ]
+    return cases
+
+
+def _reductions(*names: str, interval: tuple[float, float] = (-2.0, 2.0)) -> list[Case]:
+    cases = []
+    for name in names:
+        function = getattr(dr, name)
+        cases += [
+            Case(name, function, interval=interval),
+            Case(name, lambda x, f=function: f(x, axis=1), ((3, 4, 2),), interval),
+            Case(name, lambda x, f=function: f(x, axis=(0, -1), keepdims=True), ((3, 4, 2),), interval),
+            Case(name, lambda x, f=function: f(x, axis=()), ((3, 2),), interval) if name in ("sum", "prod") else None,
+            Case(name, function, ((),), interval) if name not in ("std",) else None,
+        ]
+    return [case for case in cases if case is not None]
+
+
+def _assigned(key: Any) -> Callable[..., Any]:
+    def function(x: Any, value: Any) -> Any:
+        y = x * 1.5
+        y[key] = value * value
+        return y * x
+
+    return function
+
+
+INDEX = [2, 0, 2, -1]
+ALONG = np.random.default_rng(3).integers(0, 4, (3, 5))
+MASK = np.random.default_rng(4).random((3, 4)) > 0.5
+
+_ABOVE_ONE, _WITHIN_ONE, _POSITIVE = (1.1, 3.0), (-0.9, 0.9), (0.2, 3.0)
+
+CASES: list[Case] = [
+    *_unary(
+        "negative", "positive", "absolute", "abs", "square", "exp", "exp2", "expm1", "sin", "cos", "arctan", "atan",
+        "sinh", "cosh",
+        "tanh", "arcsinh", "asinh", "deg2rad", "rad2deg", "sigmoid", "relu", "softplus", "silu", "gelu", "erf",
+        "sign", "floor", "ceil", "trunc", "rint", "round", "copy",
+    ),
+    *_unary("sqrt", "reciprocal", "log", "log2", "log10", "log1p", interval=_POSITIVE),
+    *_unary("tan", "arcsin", "asin", "arccos", "acos", "arctanh", "atanh", interval=_WITHIN_ONE),
+    *_unary("arccosh", "acosh", interval=_ABOVE_ONE),
+    *_binary(
+        "add", "subtract", "multiply", "maximum", "minimum", "fmax", "fmin", "arctan2", "atan2", "hypot", "logaddexp",
+        "copysign", "heaviside",
+    ),
+    *_binary("divide", "floor_divide", "remainder", "fmod", "power", "pow", interval=_POSITIVE),
+    Case("divmod", lambda x, y: dr.add(*dr.divmod(x, y)), ((3, 4), (3, 4)), _POSITIVE),
+    Case("power", lambda x: x**3),
+    Case("power", lambda x: x**0.5, interval=_POSITIVE),
+    Case("power", lambda x: 2.0**x),
+    *_reductions("sum", "prod", "mean", "max", "min", "var", "std", "median"),
+    Case("var", lambda x: dr.var(x, 0, correction=1)),
+    Case("sum_of_squares", lambda x: dr.var(x, 1)),
+    *[
+        Case(name, lambda x, name=name, axis=axis: getattr(dr, name)(x, axis=axis))
+        for name in ("cumsum", "cumulative_sum", "cumprod", "cumulative_prod")
+        for axis in (None, 0, 1)
+    ],
+    Case("where", lambda x, y: dr.where(dr.asarray(MASK, device=x.device), x, y), ((3, 4), (4,))),
+    Case("where", lambda x: dr.where(x > 0, x * x, 1.0), any_shape=True),
+    Case("clip", lambda x: dr.clip(x, -0.7, 0.8), any_shape=True),
+    Case("clip", lambda x, low, high: dr.clip(x, low, high + 1), ((3, 4), (4,), (3, 1))),
+    Case("clip", lambda x: dr.clip(x, max=0.1)),
+    Case("matmul", dr.matmul, ((3, 4), (4, 2))),
+    Case("matmul", dr.matmul, ((4,), (4, 2))),
+    Case("matmul", dr.matmul, ((3, 4), (4,))),
+    Case("matmul", dr.matmul, ((4,), (4,))),
+    Case("matmul", dr.matmul, ((2, 1, 3, 4), (3, 4, 2))),
+    Case("matmul", lambda x: x @ x.T),
+    Case("dot", dr.dot, ((3, 4), (4, 2))),
+    Case("inner", dr.inner, ((3, 4), (2, 4))),
+    Case("outer", dr.outer, ((3,), (4,))),
+    Case("tensordot", lambda x, y: dr.tensordot(x, y, 1), ((2, 3, 4), (4, 2))),
+    Case("vecdot", dr.vecdot, ((3, 4), (3, 4))),
+    Case("reshape", lambda x: x.reshape(2, -1) * 2),
+    Case("reshape", lambda x: x.T.reshape(-1)),
+    Case("ravel", dr.ravel), Case("flatten", dr.flatten),
+    Case("transpose", dr.transpose, ((2, 3, 4),)),
+    Case("transpose", lambda x: dr.transpose(x, (1, 2, 0)), ((2, 3, 4),)),
+    Case("permute_dims", lambda x: dr.permute_dims(x, (2, 0, -2)), ((2, 3, 4),)),
+    Case("matrix_transpose", dr.matrix_transpose), Case("swapaxes", lambda x: dr.swapaxes(x, 0, 1)),
+    Case("moveaxis", lambda x: dr.moveaxis(x, 0, -1), ((2, 3, 4),)),
+    Case("flip", dr.flip), Case("flip", lambda x: dr.flip(x, 1)),
+    Case("expand_dims", lambda x: dr.expand_dims(x, (0, 2)), any_shape=False),
+    Case("squeeze", dr.squeeze, ((3, 1, 2),)),
+    Case("broadcast_to", lambda x: dr.broadcast_to(x, (2, 3, 4)), ((3, 1),)),
+    Case("broadcast_arrays", lambda x, y: dr.multiply(*dr.broadcast_arrays(x, y)), ((3, 1), (4,))),
+    Case("diagonal", lambda x: dr.diagonal(x, 1)), Case("diag", dr.diag, ((3,),)), Case("diag", dr.diag),
+    Case("trace", dr.trace), Case("tril", dr.tril), Case("triu", lambda x: dr.triu(x, 1)),
+    Case("diff", dr.diff), Case("meshgrid", lambda x, y: dr.multiply(*dr.meshgrid(x, y)), ((3,), (2,))),
+    Case("atleast_1d", dr.atleast_1d, ((),)), Case("atleast_2d", dr.atleast_2d, ((3,),)),
+    Case("concatenate", lambda x, y: dr.concatenate([x, y, x], 1), ((3, 4), (3, 2))),
+    Case("concat", lambda x, y: dr.concat([x, y], None), ((3, 4), (2,))),
+    Case("stack", lambda x, y: dr.stack([x, y], 1), ((3, 4), (3, 4))),
+    Case("vstack", lambda x, y: dr.vstack([x, y]), ((3, 4), (4,))),
+    Case("hstack", lambda x, y: dr.hstack([x, y]), ((3, 4), (3, 2))),
+    Case("split", lambda x: dr.multiply(*dr.split(x, 2, 1))),
+    Case("array_split", lambda x: dr.array_split(x, 3, 1)[1]),
+    Case("unstack", lambda x: dr.multiply(*dr.unstack(x)), ((2, 3),)),
+    Case("tile", lambda x: dr.tile(x, (2, 3))), Case("repeat", lambda x: dr.repeat(x, 2, 1)),
+    Case("repeat", lambda x: dr.repeat(x, [1, 0, 2], 0)), Case("roll", lambda x: dr.roll(x, 1, 1)),
+    Case("roll", lambda x: dr.roll(x, 5)),
+    Case("astype", lambda x: dr.astype(x, "f8") * 2),
+    Case("to_device", lambda x: dr.to_device(x, "cpu:3") * 2),
+    Case("index_add", lambda x, v: dr.index_add(x, [2, 0, 2], v), ((3, 4), (3, 4))),
+    Case("index_add", lambda x, v: dr.index_add(x, INDEX, v, axis=1), ((3, 4), (3, 1))),
+    Case("take", lambda x: dr.take(x, INDEX, axis=1)), Case("take", lambda x: dr.take(x, [[0, 3], [3, 11]])),
+    Case("take", lambda x: x[INDEX]), Case("take", lambda x: x[[0, 2], [1, 1]]),
+    Case("take", lambda x: x[None, [0, 2], :, None]), Case("take", lambda x: x[MASK]),
+    Case("take", lambda x: x[1:, INDEX][::-1]),
+    Case("take_along_axis", lambda x: dr.take_along_axis(x, ALONG, 1)),
+    Case("take_along_axis", lambda x: dr.take_along_axis(x, ALONG[:1], 1)),
+    Case("take_along_axis", lambda x: dr.take_along_axis(x, ALONG, 1), ((1, 4),)),
+    Case("scatter_add", lambda x: scatter_add(x, (dr.asarray([2, 0, 2]).to_device(x.device),), (4, 4), (0,), 0)),
+    Case("add_along_axis", lambda x: add_along_axis(x, dr.asarray(ALONG).to_device(x.device), (3, 4), 1), ((3, 5),)),
+    Case("sort", dr.sort),
+    Case("sort", lambda x: dr.sort(x, 0, descending=True)), Case("sort", lambda x: dr.sort(x, None)),
+    Case("topk", lambda x: dr.topk(x, 2)[0]), Case("unique", dr.unique), Case("unique_values", dr.unique_values),
+    Case("setitem", _assigned(INDEX), ((3, 4), (4, 4))), Case("setitem", _assigned(INDEX), ((3, 4), (4,))),
+    Case("setitem", _assigned(([0, 2, 0], [1, 1, 1])), ((3, 4), (3,))),
+    Case("setitem", _assigned((slice(1, 3), [0, 0, 1])), ((3, 4), (2, 3))),
+    Case("setitem", _assigned(([1, 1, 0], slice(1, 3))), ((3, 4), ())),
+    Case("setitem", _assigned(MASK), ((3, 4), (int(MASK.sum()),))), Case("setitem", _assigned(MASK), ((3, 4), ())),
+    Case("setitem", _assigned((slice(None), 1)), ((3, 4), (3,))), Case("setitem", _assigned(...), ((3, 4), (4,))),
+    Case("all_reduce", lambda x, y: _reduced(x, y), ((3, 4), (3, 4))),
+]  # fmt: skip
+
+
+def _reduced(x: Any, y: Any) -> Any:
+    first, second = dr.parallel.all_reduce([x.to_device("cpu:1"), y.to_device("cpu:2")])
+    return first * first + dr.sin(second.to_device("cpu:1"))
+
+
+# Names of dagrun that are no differentiable functions: results are no floats of the operands, or there are none.
+WITHOUT = {
+    "all", "allclose", "any", "arange", "argmax", "argmin", "argsort", "argwhere", "array_equal", "bitwise_and",
+    "bitwise_invert", "bitwise_left_shift", "bitwise_or", "bitwise_right_shift", "bitwise_xor", "can_cast",
+    "count_nonzero", "empty", "empty_like", "equal", "eye", "finfo", "from_dlpack", "full_like", "greater",
+    "greater_equal", "iinfo", "invert", "isclose", "isdtype", "isfinite", "isinf", "isnan", "left_shift", "less",
+    "less_equal", "linspace", "logical_and", "logical_not", "logical_or", "logical_xor", "nonzero", "not_equal", "ones",
+    "ones_like", "result_type", "right_shift", "searchsorted", "signbit", "zeros", "zeros_like", "custom_op", "array",
+    "full",
+}  # fmt: skip
+
+# Modules whose operators are swept with the layers and optimizers that they are made for: tests/nn, tests/optim.
+ELSEWHERE = {
+    f"dagrun.ops.{name}"
+    for name in ("convolution", "dropout", "normalization", "pooling", "recurrent", "softmax", "updates")
+}
+
+# Operators that need no sweep here.
+NOT_SWEPT = {
+    "argsort", "searchsorted", "all", "any", "count_nonzero", "argmax", "argmin", "random",  # no floats of the operands
+    "fill", "cast", "all_reduce.reduce", "all_reduce.gather",  # scalars; `test_casts`; parts of what is swept
+    "equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "signbit", "isnan", "isinf", "isfinite",
+    "logical_and", "logical_or", "logical_xor", "logical_not", "bitwise_and", "bitwise_or", "bitwise_xor", "invert",
+    "left_shift", "right_shift",
+}  # fmt: skip
