@@ -116,7 +116,8 @@ def measure(
 
 def shares(records: Sequence[TaskRecord]) -> Shares:
     """What a trace says about communication (collectives and copies between devices) beside compute."""
-    moving, computing = [], []
+    moving: list[TaskRecord] = []
+    computing: list[TaskRecord] = []
     for record in records:
         if record.ran:
             (computing if kind_of(record) in ("compute", "python") else moving).append(record)
@@ -136,9 +137,7 @@ def shares(records: Sequence[TaskRecord]) -> Shares:
 
 def _twice(lists: Sequence[Sequence[Interval]]) -> list[Interval]:
     """The times that two or more of the unions cover."""
-    return union(
-        interval for i, one in enumerate(lists) for other in lists[i + 1 :] for interval in common(one, other)
-    )
+    return union(interval for i, one in enumerate(lists) for other in lists[i + 1 :] for interval in common(one, other))
 
 
 def _ratio(part: float, whole: float) -> float:
