@@ -11,6 +11,7 @@ Layers, each importing only from below:
 
     cli  viz                tools for people: commands, graphs, profiles
     train                   the trainer, its callbacks, metrics, checkpoints
+    models                  networks by name
     parallel                many devices: collectives, data and model parallel training, the key-value store
     data  optim             datasets and loaders; optimizers, schedules, clipping, loss scaling
     nn                      modules: layers, losses, initialisers
@@ -37,7 +38,14 @@ from dagrun.errors import DagrunError, DeviceError, OperationError
 from dagrun.ops import *  # noqa: F403
 from dagrun.ops import random as random
 
-_PACKAGES = ("data", "nn", "optim", "parallel", "train")  # imported on first use, so that `import dagrun` stays fast
+_PACKAGES = (
+    "data",
+    "models",
+    "nn",
+    "optim",
+    "parallel",
+    "train",
+)  # imported on first use, so that `import dagrun` stays fast
 _PICTURES = ("Graph", "Profile", "graph", "profile")  # networkx and graphviz are loaded on first use
 
 __all__ = [
