@@ -38,14 +38,8 @@ from dagrun.errors import DagrunError, DeviceError, OperationError
 from dagrun.ops import *  # noqa: F403
 from dagrun.ops import random as random
 
-_PACKAGES = (
-    "data",
-    "models",
-    "nn",
-    "optim",
-    "parallel",
-    "train",
-)  # imported on first use, so that `import dagrun` stays fast
+# Imported on first use, so that `import dagrun` stays fast.
+_PACKAGES = ("data", "models", "nn", "optim", "parallel", "train")
 _PICTURES = ("Graph", "Profile", "graph", "profile")  # networkx and graphviz are loaded on first use
 
 __all__ = [

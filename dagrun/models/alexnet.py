@@ -40,4 +40,4 @@ class AlexNet(Module):
         )  # fmt: skip
 
     def forward(self, images: Array) -> Array:
-        return self.classifier(self.flatten(self.avgpool(self.features(images))))  # type: ignore[no-any-return]
+        return self.classifier(self.flatten(self.avgpool(self.features(images))))

@@ -81,7 +81,7 @@ class AuxiliaryClassifier(Module):
 
     def forward(self, x: Array) -> Array:
         x = F.relu(self.fc1(self.flatten(self.conv(self.pool(x)))))
-        return self.fc2(self.dropout(x))  # type: ignore[no-any-return]
+        return self.fc2(self.dropout(x))
 
 
 class GoogLeNet(Module):

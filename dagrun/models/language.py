@@ -88,7 +88,7 @@ class TransformerLanguageModel(Module):
 
     def forward(self, tokens: Array) -> Array:
         x = self.positions(self.embedding(tokens) * self.scale)
-        return self.decoder(self.encoder(x, is_causal=True))  # type: ignore[no-any-return]
+        return self.decoder(self.encoder(x, is_causal=True))
 
 
 def next_token_loss(outputs: Array | tuple[Array, Any], targets: Array) -> Array:

@@ -93,7 +93,8 @@ class ResNet(Module):
 
     `depths`: blocks in each stage; from the second stage on, each is twice as wide as the one before and halves the
     image. `width`: of the first. `small`: the stem is one 3 x 3 convolution, for images of 32 x 32; otherwise 7 x 7
-    with stride 2 and pooling. `projections`: skips that change shape have a 1 x 1 convolution (option B), otherwise none.
+    with stride 2 and pooling. `projections`: skips that change shape have a 1 x 1 convolution (option B), otherwise
+    no parameters (option A).
     """
 
     def __init__(
@@ -135,7 +136,7 @@ class ResNet(Module):
             x = self.maxpool(x)
         for name in self.stages:
             x = getattr(self, name)(x)
-        return self.fc(self.flatten(self.avgpool(x)))  # type: ignore[no-any-return]
+        return self.fc(self.flatten(self.avgpool(x)))
 
 
 def resnet18(classes: int = 1000, **options: Any) -> ResNet:
