@@ -41,7 +41,7 @@ class LeNet5(Module):
         )  # fmt: skip
 
     def forward(self, images: Array) -> Array:
-        return self.classifier(self.features(images))  # type: ignore[no-any-return]
+        return self.classifier(self.features(images))
 
 
 # Table I: the maps of S2 that each map of C3 sees.
