@@ -116,7 +116,8 @@ def measure(
 
 def shares(records: Sequence[TaskRecord]) -> Shares:
     """What a trace says about communication (collectives and copies between devices) beside compute."""
-    moving, computing = [], []
+    moving: list[TaskRecord] = []
+    computing: list[TaskRecord] = []
     for record in records:
         if record.ran:
             (computing if kind_of(record) in ("compute", "python") else moving).append(record)

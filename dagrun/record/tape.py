@@ -295,8 +295,8 @@ def guard_write(target: Any) -> None:
             "an array that requires gradients" if leaf is target._node else "a view of an array that requires gradients"
         )
         raise RuntimeError(
-            f"cannot write into {what} (shape {target.shape}): that is a leaf of the graph; use `with dr.no_grad():` to "
-            "update parameters, or compute a new array"
+            f"cannot write into {what} (shape {target.shape}): that is a leaf of the graph; use `with dr.no_grad():` "
+            "to update parameters, or compute a new array"
         )
 
 

@@ -171,7 +171,7 @@ def test_each_trains(name: str) -> None:
     for layer in net.modules():
         if isinstance(layer, nn.Dropout):
             layer.p = 0.0
-        if isinstance(layer, nn.LSTM):
+        if isinstance(layer, (nn.LSTM, nn.MultiheadAttention)):
             layer.dropout = 0.0
     x, y = (dr.asarray(a) for a in example(np.random.default_rng(0), 2))
     optimizer = dr.optim.SGD(net.parameters(), lr=1e-3)
