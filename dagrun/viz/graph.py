@@ -48,8 +48,8 @@ class Graph:
     """The tasks of a program and the order between them, to look at, to save, or to study with networkx.
 
     `inputs` and `outputs` name buffers, `scopes` the parts of the program that recorded tasks, by sequence. Of several
-    edges between two tasks the strongest counts: RAW (reads what was written), then WAW, then WAR. In a picture the blocks of one operation share a box; above `MAX_BOXES` of them, so do
-    the tasks of one operator, line and device.
+    edges between two tasks the strongest counts: RAW (reads what was written), then WAW, then WAR. In a picture the
+    blocks of one operation share a box; above `MAX_BOXES` of them, so do the tasks of one operator, line and device.
 
     >>> graph = Graph([])
     >>> graph
