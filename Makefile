@@ -29,7 +29,7 @@ help:  ## list the targets
 
 setup: $(VENV)/.stamp-native $(VENV)/.stamp-demo $(VENV)/.stamp-test  ## make .venv and install dagrun and the tools of its tests there
 
-demo: $(VENV)/.stamp-native $(VENV)/.stamp-demo  ## train the two-device network on MNIST digits; see demo/ afterwards
+demo: $(VENV)/.stamp-native $(VENV)/.stamp-demo  ## train LeNet-5 on two devices on MNIST digits; see demo/ afterwards
 	@$(BIN)/dagrun demo
 
 test: lint types layers doctest  ## lint, types, layer contract, doctests, tests

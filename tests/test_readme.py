@@ -5,14 +5,20 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
 def test_the_program_in_the_readme_is_the_demo() -> None:
-    program = (ROOT / "dagrun/examples/mnist_mlp.py").read_text().strip()
+    program = (ROOT / "dagrun/examples/lenet.py").read_text().strip()
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert program in [block.strip() for block in blocks]
-    assert len(program.splitlines()) <= 60
+
+
+@pytest.mark.parametrize("name", ["lenet", "mnist_mlp", "data_parallel"])
+def test_the_programs_are_short(name: str) -> None:
+    assert len((ROOT / f"dagrun/examples/{name}.py").read_text().splitlines()) <= 60
 
 
 def test_the_first_program_of_the_readme_runs() -> None:

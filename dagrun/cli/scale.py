@@ -21,9 +21,9 @@ core of its own. Strong scaling: the same batch, cut into more parts. Weak scali
 than cores are marked as oversubscribed: they show what the exchange of gradients costs, not what cores would gain.
 
 Prints a table, and leaves scaling.png (speedups beside the ideal line) and scaling.json in the output folder. The
-columns from the trace: communication, the share of all tasks' time that collectives and copies take; together, the
-share of computing time in which two devices or more computed; hidden, the share of communicating time in which some
-device computed."""
+columns: ideal, the speedup's share of the ideal one; and from the trace: exchange, the share of all tasks' time that
+collectives and copies between devices take; together, the share of computing time in which two devices or more computed;
+hidden, the share of communicating time in which some device computed."""
 
 EXAMPLES = """examples:
   dagrun scale lenet
@@ -97,7 +97,7 @@ def show(name: str, curves: Mapping[str, Sequence[scaling.Point]]) -> None:
     for kind, points in curves.items():
         rows = f"{points[0].rows} rows on each device" if kind == "weak" else f"{points[0].rows} rows in all"
         table = Table(title=f"{name}, {kind} scaling: {rows}, {scaling.cores()} cores", title_justify="left")
-        for heading in ("devices", "step", "rows/s", "speedup", "of ideal", "communication", "together", "hidden"):
+        for heading in ("devices", "step", "rows/s", "speedup", "ideal", "exchange", "together", "hidden"):
             table.add_column(heading, justify="right", no_wrap=True)
         for point in points:
             alone = point.devices == 1

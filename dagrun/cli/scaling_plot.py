@@ -16,7 +16,7 @@ _COLOURS = {"strong": "#332288", "weak": "#117733"}  # Paul Tol's "muted", as in
 def find_matplotlib() -> None:
     """ImportError, with what to do, where matplotlib is missing."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError("the curve is drawn by matplotlib: pip install 'dagrun[plot]', or give --no-plot")
+        raise ImportError("the curve is drawn by matplotlib: pip install 'dagrun[plot]', or leave it out with --no-plot")
 
 
 def draw(curves: Mapping[str, Sequence[Point]], title: str, cores: int, path: Path) -> Path:
@@ -35,7 +35,7 @@ def draw(curves: Mapping[str, Sequence[Point]], title: str, cores: int, path: Pa
 
 def _panel(axes: Any, kind: str, points: Sequence[Point], cores: int) -> None:
     counts = [point.devices for point in points]
-    low, high = min(counts) - 0.4, max(counts) + 0.4
+    low, high = min(counts) - 0.4, max(counts) + 0.6
     top = max(high, *(point.speedup for point in points)) + 0.2
     if high > cores + 0.5:
         axes.axvspan(cores + 0.5, high, color=_SHADE, zorder=0)
