@@ -92,7 +92,9 @@ def _lenet(seeds: int, epochs: int, output: Path) -> list[Path]:
     )
     replicas.modules[0].train()
     images, labels = dr.data.mnist().arrays
-    batches = [(images[i : i + lenet.BATCH], labels[i : i + lenet.BATCH]) for i in range(0, 30 * lenet.BATCH, lenet.BATCH)]
+    batches = [
+        (images[i : i + lenet.BATCH], labels[i : i + lenet.BATCH]) for i in range(0, 30 * lenet.BATCH, lenet.BATCH)
+    ]
     graph = dr.graph(lenet.step, replicas, optimizers, batches[0])
     return [checkpoint, *_pictures(lambda batch: lenet.step(replicas, optimizers, batch), batches, graph, "", output)]
 
@@ -117,9 +119,7 @@ def _by_hand(seeds: int, output: Path) -> list[Path]:
     return _pictures(lambda batch: mnist_mlp.step(batch, params), batches, graph, "mlp-", output)
 
 
-def _pictures(
-    step: Callable[[Any], Any], batches: list[Any], graph: dr.Graph, prefix: str, output: Path
-) -> list[Path]:
+def _pictures(step: Callable[[Any], Any], batches: list[Any], graph: dr.Graph, prefix: str, output: Path) -> list[Path]:
     """Traces some more steps, and three alone for the timeline."""
     with dr.profile() as profile:
         for batch in batches:

@@ -17,12 +17,12 @@ import dagrun as dr
 from dagrun.cli import arguments, scaling, scaling_plot
 
 DESCRIPTION = """Times the data-parallel training step of a model on 1 to N devices, each with one lane as if it had one
-core of its own. Strong scaling: the same batch, cut into more parts. Weak scaling: a batch for each device. More devices
-than cores are marked as oversubscribed: they show what the exchange of gradients costs, not what cores would gain.
+core of its own. Strong scaling: the same batch, cut into more parts. Weak scaling: a batch for each device. More
+devices than cores are marked as oversubscribed: they show what the exchange of gradients costs, not what cores would gain.
 
 Prints a table, and leaves scaling.png (speedups beside the ideal line) and scaling.json in the output folder. The
 columns: ideal, the speedup's share of the ideal one; and from the trace: exchange, the share of all tasks' time that
-collectives and copies between devices take; together, the share of computing time in which two devices or more computed;
+collectives and copies between devices take; together, the share of computing time in which several devices computed;
 hidden, the share of communicating time in which some device computed."""
 
 EXAMPLES = """examples:
@@ -53,7 +53,11 @@ def add_command(commands: Any) -> None:
     )
     command.add_argument("--mode", choices=_MODES, default="both", help="which curves (default: %(default)s)")
     command.add_argument(
-        "--steps", type=arguments.at_least_one, default=4, metavar="N", help="steps timed at once (default: %(default)s)"
+        "--steps",
+        type=arguments.at_least_one,
+        default=4,
+        metavar="N",
+        help="steps timed at once (default: %(default)s)",
     )
     command.add_argument(
         "--repeats", type=arguments.at_least_one, default=7, metavar="N", help="times that count (default: %(default)s)"

@@ -137,9 +137,7 @@ def shares(records: Sequence[TaskRecord]) -> Shares:
 
 def _twice(lists: Sequence[Sequence[Interval]]) -> list[Interval]:
     """The times that two or more of the unions cover."""
-    return union(
-        interval for i, one in enumerate(lists) for other in lists[i + 1 :] for interval in common(one, other)
-    )
+    return union(interval for i, one in enumerate(lists) for other in lists[i + 1 :] for interval in common(one, other))
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -16,7 +16,9 @@ _COLOURS = {"strong": "#332288", "weak": "#117733"}  # Paul Tol's "muted", as in
 def find_matplotlib() -> None:
     """ImportError, with what to do, where matplotlib is missing."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError("the curve is drawn by matplotlib: pip install 'dagrun[plot]', or leave it out with --no-plot")
+        raise ImportError(
+            "the curve is drawn by matplotlib: pip install 'dagrun[plot]', or leave it out with --no-plot"
+        )
 
 
 def draw(curves: Mapping[str, Sequence[Point]], title: str, cores: int, path: Path) -> Path:

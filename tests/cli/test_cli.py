@@ -75,7 +75,12 @@ def test_graph_draws_the_layers(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main(["graph", "lenet", "--batch", "8", "--output", str(path)]) == 0
     assert str(path) in capsys.readouterr().out
     source = path.read_text()
-    for title in ("features.0 Conv2d</b>", "features.0 Conv2d backward</b>", "loss backward</b>", "all_reduce.gather</b>"):
+    for title in (
+        "features.0 Conv2d</b>",
+        "features.0 Conv2d backward</b>",
+        "loss backward</b>",
+        "all_reduce.gather</b>",
+    ):
         assert source.count(title) == 2  # one for each device
     boxes = re.findall(r"^\tt\d+ \[", source, re.MULTILINE)
     assert 40 <= len(boxes) <= 60

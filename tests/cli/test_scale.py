@@ -23,7 +23,7 @@ def task(sequence: int, device: str, lane: str, begin_ns: int, end_ns: int) -> T
 
 
 def test_shares_of_a_trace() -> None:
-    r"""    time          10   20   30   40   50
+    r"""time          10   20   30   40   50
     cpu:0 compute     ==========
     cpu:1 compute          ==========
     cpu:1 collective            ==========
