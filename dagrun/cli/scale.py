@@ -18,7 +18,8 @@ from dagrun.cli import arguments, scaling, scaling_plot
 
 DESCRIPTION = """Times the data-parallel training step of a model on 1 to N devices, each with one lane as if it had one
 core of its own. Strong scaling: the same batch, cut into more parts. Weak scaling: a batch for each device. More
-devices than cores are marked as oversubscribed: they show what the exchange of gradients costs, not what cores would gain.
+devices than cores are marked as oversubscribed: they show what the exchange of gradients costs, not what cores would
+gain.
 
 Prints a table, and leaves scaling.png (speedups beside the ideal line) and scaling.json in the output folder. The
 columns: ideal, the speedup's share of the ideal one; and from the trace: exchange, the share of all tasks' time that

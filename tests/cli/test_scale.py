@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def test_within_one_lane_a_device_computes_one_task_at_a_time() -> None:
         dr.wait()
     assert len(made) == 20
     spans = sorted((r.begin_ns, r.end_ns) for r in profile.records if r.lane == "compute")
-    assert all(end <= begin for (_, end), (begin, _) in zip(spans, spans[1:], strict=False))
+    assert all(end <= begin for (_, end), (begin, _) in pairwise(spans))
 
 
 def test_scale_leaves_figures_and_a_picture(
