@@ -12,6 +12,7 @@ Layers, each importing only from below:
     cli  examples  viz      tools for people: commands, programs, graphs, profiles
     models                  networks by name
     train                   the trainer, its callbacks, metrics, checkpoints
+    models                  networks by name
     parallel                many devices: collectives, data and model parallel training, the key-value store
     data  optim             datasets and loaders; optimizers, schedules, clipping, loss scaling
     nn                      modules: layers, losses, initialisers

@@ -307,14 +307,6 @@ def _dlpack(self: Array, **options: Any) -> Any:
     return numpy(self, copy=True).__dlpack__(**options)
 
 
-def _restore(values: np.ndarray[Any, Any], label: str) -> Array:
-    return asarray(values, device=label)
-
-
-def _reduce(self: Array) -> tuple[Any, tuple[np.ndarray[Any, Any], str]]:
-    return _restore, (numpy(self), str(self.device))
-
-
 extend(
     numpy=numpy,
     wait=wait,
@@ -334,7 +326,6 @@ extend(
     __contains__=_contains,
     __dlpack__=_dlpack,
     __dlpack_device__=lambda self: (1, 0),
-    __reduce__=_reduce,
     __repr__=lambda self: format_array(numpy(self, copy=False), str(self.device), form="repr"),
     __str__=lambda self: format_array(numpy(self, copy=False), str(self.device), form="str"),
     __format__=lambda self, spec: format(item(self) if spec else self.__str__(), spec),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
-from dagrun.array import Array, extend
+import numpy as np
+
+from dagrun.array import Array, asarray, extend
 from dagrun.autodiff.backward import backward
 from dagrun.core import native
+from dagrun.ops.movement import copy as copied
 from dagrun.record.tape import Leaf, Node, Result, source
 
 
@@ -118,7 +122,27 @@ def _is_leaf(x: Array) -> bool:
     return source(x) is None or type(x._node) is Leaf
 
 
+def _deep_copy(x: Array, memo: dict[int, Any]) -> Array:
+    """A copy of a leaf is a leaf, with a copy of its gradient; any other copy is recorded, as an operation."""
+    record = source(x)
+    if type(record) is not Leaf:
+        return copied(x)
+    twin = requires_grad_(copied(detach(x)))
+    twin.grad = copy.deepcopy(record.grad, memo)
+    return twin
+
+
+def _restore(values: np.ndarray[Any, Any], label: str, requires_grad: bool) -> Array:
+    return requires_grad_(asarray(values, device=label), requires_grad)
+
+
+def _reduce(x: Array) -> tuple[Any, ...]:
+    return _restore, (x.numpy(), str(x.device), type(source(x)) is Leaf)
+
+
 extend(
+    __deepcopy__=_deep_copy,
+    __reduce__=_reduce,
     backward=backward,
     detach=detach,
     grad=property(_grad, _set_grad, doc="The gradient that `backward` gathered here, or None."),

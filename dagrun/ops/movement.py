@@ -84,5 +84,4 @@ extend(
     astype=astype,
     copy=copy,
     __copy__=copy,
-    __deepcopy__=lambda self, memo: copy(self),
 )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import doctest
 import gc
+import pickle
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -501,3 +503,18 @@ def test_the_examples_of_the_documents() -> None:
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     failed, tried = doctest.testfile(str(file), module_relative=False, optionflags=flags)
     assert failed == 0 and tried > 20
+
+
+def test_copies_of_leaves_are_leaves():
+    w = dr.asarray([1.0, 2.0], requires_grad=True)
+    (w * w).sum().backward()
+    twin, same = copy.deepcopy([w, w])
+    assert twin is same and twin.is_leaf and twin.requires_grad
+    (3 * twin).sum().backward()
+    assert twin.grad.tolist() == [5.0, 7.0] and w.grad.tolist() == [2.0, 4.0]
+    again = pickle.loads(pickle.dumps(w))
+    assert again.is_leaf and again.requires_grad and again.grad is None
+    assert not pickle.loads(pickle.dumps(w * 2)).requires_grad
+    assert not copy.deepcopy(w.detach()).requires_grad
+    with dr.no_grad():
+        assert copy.deepcopy(w).requires_grad

@@ -90,6 +90,17 @@ def test_a_shared_parameter_is_one():
     assert tied.encoder.weight.grad is tied.decoder.weight.grad
     for other in (tied.to(dtype="float64"), copy.deepcopy(tied), pickle.loads(pickle.dumps(tied))):
         assert other.encoder.weight is other.decoder.weight and other.encoder.weight.requires_grad
+        assert other.encoder.weight.is_leaf
+
+
+def test_copied_layers_are_trained_by_an_optimizer():
+    layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+    for module in (copy.deepcopy(layer), nn.TransformerEncoder(layer, 2)):
+        optimizer = dr.optim.SGD(module.parameters(), lr=0.1)
+        before = [p.numpy() for p in module.parameters()]
+        (module(dr.random.randn(2, 3, 4, dtype="float32")) ** 3).sum().backward()
+        optimizer.step()
+        assert all((p.numpy() != old).any() for p, old in zip(module.parameters(), before, strict=True))
 
 
 def test_state_is_loaded_in_place_or_not_at_all():
