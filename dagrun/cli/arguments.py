@@ -66,7 +66,9 @@ def add_batch(command: argparse.ArgumentParser, default: str = "the model's") ->
 
 
 def add_seed(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--seed", type=seed, default=0, metavar="N", help="of what is drawn (default: %(default)s)")
+    command.add_argument(
+        "--seed", type=seed, default=0, metavar="N", help="of all that is drawn (default: %(default)s)"
+    )
 
 
 def add_output(command: argparse.ArgumentParser, default: str, what: str) -> None:

@@ -23,8 +23,8 @@ gain.
 
 Prints a table, and leaves scaling.png (speedups beside the ideal line) and scaling.json in the output folder. The
 columns: ideal, the speedup's share of the ideal one; and from the trace: exchange, the share of all tasks' time that
-collectives and copies between devices take; together, the share of computing time in which several devices computed;
-hidden, the share of communicating time in which some device computed."""
+collectives and copies between devices take; together, the share of computing time in which two devices or more
+computed; hidden, the share of communicating time in which some device computed."""
 
 EXAMPLES = """examples:
   dagrun scale lenet

@@ -49,7 +49,8 @@ class Graph:
 
     `inputs` and `outputs` name buffers, `scopes` the parts of the program that recorded tasks, by sequence. Of several
     edges between two tasks the strongest counts: RAW (reads what was written), then WAW, then WAR. In a picture the
-    blocks of one operation share a box; above `MAX_BOXES` of them, so do the tasks of one operator, line and device.
+    blocks of one operation share a box; above `MAX_BOXES` of them, so do the tasks of one layer, or of one operator,
+    line and device.
 
     >>> graph = Graph([])
     >>> graph
