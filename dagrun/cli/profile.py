@@ -10,7 +10,7 @@ import dagrun as dr
 from dagrun.cli import arguments
 
 DESCRIPTION = """Runs some data-parallel training steps and shows where their time goes: by operator, by worker and
-lane, the overlap of devices, the critical path. Leaves trace.json (open it at https://ui.perfetto.dev) and timeline.svg."""
+lane, the overlap of devices, the critical path. Leaves trace.json (for https://ui.perfetto.dev) and timeline.svg."""
 
 EXAMPLES = """examples:
   dagrun profile lenet
