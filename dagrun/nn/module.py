@@ -387,15 +387,7 @@ class Module:
         return Incompatible(missing, unexpected)
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {name: value for name, value in self.__dict__.items() if name != "_paths"}
-        state["_wanted"] = [name for name, p in self._parameters.items() if p is not None and p.requires_grad]
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        wanted = state.pop("_wanted")
-        self.__dict__.update(state)
-        for name in wanted:  # a copied or unpickled array does not ask for gradients by itself
-            self._parameters[name].requires_grad = True
+        return {name: value for name, value in self.__dict__.items() if name != "_paths"}
 
     # ---- modes, devices, gradients
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dagrun import ops
-from dagrun.array import Array
+from dagrun.array import Array, as_array
 from dagrun.nn import functional as F
 from dagrun.nn import init
 from dagrun.nn.linear import blank
@@ -60,6 +60,8 @@ class _Recurrent(_Weights):
         self.reset_parameters()
 
     def _run(self, input: Array, h0: Array | None, c0: Array | None) -> tuple[Array, Array, Array | None]:
+        input = as_array(input)
+        h0, c0 = (None if state is None else as_array(state) for state in (h0, c0))
         if input.ndim not in (2, 3) or input.shape[-1] != self.input_size:
             raise ValueError(
                 f"{type(self).__name__} of an input of shape {input.shape}: expected (steps, batch, {self.input_size})"

@@ -291,12 +291,10 @@ def guard_write(target: Any) -> None:
     if type(leaf) is not Leaf and family is not None and not family.tracked:
         leaf = family.root
     if type(leaf) is Leaf:
-        what = (
-            "an array that requires gradients" if leaf is target._node else "a view of an array that requires gradients"
-        )
+        view = "" if leaf is target._node else "a view of "
         raise RuntimeError(
-            f"cannot write into {what} (shape {target.shape}): that is a leaf of the graph; use `with dr.no_grad():` "
-            "to update parameters, or compute a new array"
+            f"cannot write into {view}an array that requires gradients (shape {target.shape}): it is a leaf of the "
+            "graph; use `with dr.no_grad():` to update parameters, or compute a new array"
         )
 
 

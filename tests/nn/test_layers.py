@@ -311,6 +311,15 @@ def test_a_training_run_has_the_same_bits_asynchronously():
     assert found == expected and losses[-1].item() < losses[0].item()
 
 
+def test_layers_take_what_numpy_understands():
+    x = np.ones((2, 3), "float32")
+    linear, lstm = nn.Linear(3, 2), nn.LSTM(3, 2)
+    np.testing.assert_array_equal(linear(x).numpy(), linear(dr.asarray(x)).numpy())
+    assert linear([[1, 2, 3]]).shape == (1, 2)
+    state = np.zeros((1, 2), "float32"), np.zeros((1, 2), "float32")
+    np.testing.assert_array_equal(lstm(x, state)[0].numpy(), lstm(dr.asarray(x))[0].numpy())
+
+
 def test_mistakes_are_told():
     with pytest.raises(ValueError, match=r"shape \(2, 5\) does not fit a weight of shape \(4, 3\)"):
         nn.Linear(3, 4)(dr.zeros((2, 5)))

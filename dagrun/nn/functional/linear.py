@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dagrun import ops
-from dagrun.array import Array
+from dagrun.array import Array, as_array
 from dagrun.autodiff import no_grad
 from dagrun.core import native
 from dagrun.record import Gradients
@@ -18,7 +20,7 @@ _RULES = Gradients(
 )
 
 
-def linear(input: Array, weight: Array, bias: Array | None = None) -> Array:
+def linear(input: Any, weight: Any, bias: Any = None) -> Array:
     """input @ weight.T + bias: input (*, in), weight (out, in), bias (out,), result (*, out).
 
     ValueError where the lengths do not fit.
@@ -27,6 +29,8 @@ def linear(input: Array, weight: Array, bias: Array | None = None) -> Array:
         >>> dr.nn.functional.linear(dr.ones((1, 3)), dr.ones((2, 3)), dr.asarray([0.0, 1.0]))
         array([[3., 4.]])
     """
+    input, weight = as_array(input), as_array(weight)
+    bias = None if bias is None else as_array(bias)
     if weight.ndim != 2 or input.ndim == 0 or input.shape[-1] != weight.shape[1]:
         raise ValueError(
             f"linear: an input of shape {input.shape} does not fit a weight of shape {weight.shape}: expected (*, in) "
