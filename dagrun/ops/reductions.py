@@ -11,9 +11,10 @@ import numpy as np
 
 from dagrun.array import Array, as_array, as_dtype, extend
 from dagrun.core import device_index
-from dagrun.ops.elementwise import MOST_PLANS
+from dagrun.ops.elementwise import MOST_PLANS, make, record_unary
 from dagrun.ops.manipulation import normal_axes, normal_axis
-from dagrun.ops.mathematics import divide, sqrt, subtract
+from dagrun.ops.mathematics import divide, subtract
+from dagrun.ops.promotion import by_ufunc
 from dagrun.ops.reducing import cumulative_bodies, reduction_bodies
 from dagrun.record import Gradients, Known, Memory, Operator, signature_for, submit
 
@@ -264,6 +265,10 @@ def sum_of_squares(x: Array) -> Array:
     return _reduce(SUM_OF_SQUARES, x, None, False, _FLOAT32 if x.dtype.itemsize == 2 else x.dtype)
 
 
+# Where all elements are equal the slope of the root is infinite and that of the variance 0: taken as 0, as in PyTorch.
+_ROOT = make("sqrt", np.sqrt, by_ufunc(np.sqrt), grad=(lambda g, y, xp: xp.where(y > 0, g / (2 * y), 0.0),))
+
+
 def std(
     x: Any,
     /,
@@ -275,7 +280,7 @@ def std(
     ddof: float | None = None,
 ) -> Array:
     """The standard deviation: the square root of `var`."""
-    return sqrt(var(x, axis, dtype=dtype, correction=correction, keepdims=keepdims, ddof=ddof))
+    return record_unary(_ROOT, var(x, axis, dtype=dtype, correction=correction, keepdims=keepdims, ddof=ddof))
 
 
 def _median(xp: Any, x: Any, *, axes: tuple[int, ...], keepdims: bool, result: Any) -> Any:

@@ -122,3 +122,9 @@ def test_long_sums_are_accurate() -> None:
     scale = np.abs(values).astype(np.float64).sum()
     assert abs(dr.sum(placed(values)).item() - exact) < 1e-6 * scale
     assert abs(dr.sum(placed(np.ones(300_001, "f2")), dtype="float32").item()) == 300_001
+
+
+def test_the_gradient_of_no_spread_is_zero() -> None:
+    x = dr.asarray([1.0, 1.0], requires_grad=True)
+    x.std().backward()
+    assert x.grad is not None and x.grad.tolist() == [0.0, 0.0]
