@@ -128,6 +128,22 @@ def test_threads_that_add_to_one_array_lose_nothing() -> None:
     np.testing.assert_array_equal(total.numpy(), np.full(1000, 800.0))
 
 
+def test_a_block_of_columns_waits_for_one_that_begins_inside_it() -> None:
+    gate = threading.Event()
+
+    @dr.custom_op
+    def late(x: np.ndarray) -> np.ndarray:
+        assert gate.wait(60)
+        return x
+
+    x = dr.zeros((6, 8))
+    x[:, 4:6] = late(dr.ones((6, 2)))
+    y = x[:, 3:5] * 2
+    assert not native.is_ready(y)
+    gate.set()
+    assert y.tolist() == [[0.0, 2.0]] * 6
+
+
 def test_the_checker_sees_a_missing_edge() -> None:
     from dataclasses import replace
 

@@ -11,8 +11,8 @@ from dagrun.ops.cutting import cut
 from dagrun.ops.elementwise import broadcast_strides
 from dagrun.record import OVERWRITE, WRITE, Body, Operand, layout
 
-# A cut costs BLAS time, because it packs one side once for each piece: in two along the longer of rows and columns 1 to
-# 8 %, along the shorter up to 16 %. So products below WHOLE multiply-adds are one task, larger ones two, and those of
+# A cut costs BLAS time, because it packs one side once for each piece: in two along the longer of rows and columns up
+# to 7 %, along the shorter up to 16 %. So products below WHOLE multiply-adds are one task, larger ones two, and those of
 # more than 2 * LENGTH rows or columns one for each LENGTH.
 WHOLE = 1 << 23
 LENGTH = 1024
