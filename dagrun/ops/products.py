@@ -12,8 +12,8 @@ from dagrun.ops.elementwise import broadcast_strides
 from dagrun.record import OVERWRITE, WRITE, Body, Operand, layout
 
 # A cut costs BLAS time, because it packs one side once for each piece: in two along the longer of rows and columns up
-# to 7 %, along the shorter up to 16 %. So products below WHOLE multiply-adds are one task, larger ones two, and those of
-# more than 2 * LENGTH rows or columns one for each LENGTH.
+# to 7 %, along the shorter up to 16 %. So products below WHOLE multiply-adds are one task, larger ones two, and those
+# of more than 2 * LENGTH rows or columns one for each LENGTH.
 WHOLE = 1 << 23
 LENGTH = 1024
 MOST_PIECES = 16
