@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,14 +11,6 @@ import numpy as np
 import dagrun as dr
 
 COUNT, SIZE = 1000, 16
-
-
-def in_torch() -> Any:
-    """torch, or None where it is not installed."""
-    try:
-        return importlib.import_module("torch")
-    except ImportError:
-        return None
 
 
 def record_only(x: Any, w: Any) -> None:
@@ -56,7 +47,7 @@ def test_record_a_tracked_add(bench: Any) -> None:
         return float(seconds)
 
     peers: dict[str, Any] = {"dagrun without gradients": lambda: timed(plain, other)}
-    if torch := in_torch():
+    if torch := bench.torch():
         a, b = (torch.ones(SIZE, dtype=torch.float64, requires_grad=True) for _ in range(2))
         peers["torch"] = lambda: bench.clock(record_only, a, b)
     bench.run(lambda: timed(x, w), peers, rounds=31, per=COUNT)
@@ -68,7 +59,7 @@ def test_record_a_tracked_add(bench: Any) -> None:
 def test_backward_of_a_chain(bench: Any) -> None:
     x, start = dr.ones(SIZE, requires_grad=True), dr.ones(SIZE)
     peers: dict[str, Any] = {"forward alone": lambda: bench.clock(lambda: (chain(x), dr.wait()))}
-    if torch := in_torch():
+    if torch := bench.torch():
         a = torch.ones(SIZE, dtype=torch.float64, requires_grad=True)
         peers["torch"] = lambda: backward(a, torch.ones(SIZE, dtype=torch.float64), lambda: None)
     bench.run(lambda: backward(x, start, dr.wait), peers, rounds=31, per=COUNT)

@@ -6,8 +6,6 @@ in input and weight. The step of LeNet: two convolutions with max pooling, three
 
 from __future__ import annotations
 
-import importlib
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -31,14 +29,12 @@ CONVOLUTIONS = {
 }
 
 
+CALLS = 10  # in a round: the first after a pause would be a cold one
+
+
 @pytest.fixture
-def torch() -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return importlib.import_module("torch")
-        except ImportError:
-            pytest.skip("torch is not installed")
+def torch(bench: Any) -> Any:
+    return bench.torch() or pytest.skip("torch is not installed")
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
@@ -55,17 +51,19 @@ def test_convolution(bench: Any, torch: Any, name: str) -> None:
     results: dict[str, list[np.ndarray[Any, Any]]] = {}
 
     def here() -> None:
-        for leaf in ours:
-            leaf.grad = None
-        F.conv2d(*ours, stride, padding).backward(down)
-        dr.wait()
+        for _ in range(CALLS):
+            for leaf in ours:
+                leaf.grad = None
+            F.conv2d(*ours, stride, padding).backward(down)
+            dr.wait()
 
     def there() -> None:
-        for leaf in theirs:
-            leaf.grad = None
-        torch.nn.functional.conv2d(*theirs, stride, padding).backward(their_down)
+        for _ in range(CALLS):
+            for leaf in theirs:
+                leaf.grad = None
+            torch.nn.functional.conv2d(*theirs, stride, padding).backward(their_down)
 
-    bench.run(here, {"torch eager": there}, rounds=9, blas=True)
+    bench.run(here, {"torch eager": there}, rounds=9, per=CALLS, blas=True)
     results["ours"] = [leaf.grad.numpy() for leaf in ours]
     for mine, other in zip(results["ours"], theirs, strict=True):
         scale = float(np.abs(other.grad.numpy()).max())

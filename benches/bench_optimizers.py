@@ -5,8 +5,6 @@ Every peer makes the same steps from the same values; the parameters after them 
 
 from __future__ import annotations
 
-import importlib
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -71,12 +69,7 @@ def in_torch(torch: Any, shape: tuple[int, ...], count: int, **options: Any) -> 
 
 @pytest.mark.parametrize("case", CASES)
 def test_adam(bench: Any, case: str) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            torch = importlib.import_module("torch")
-        except ImportError:
-            torch = None
+    torch = bench.torch()
     shape, count = CASES[case]
     made = {"NumPy with out=": in_numpy(shape, count)}
     if torch:

@@ -5,8 +5,6 @@ Every peer starts from the same weights and sees the same batches; the losses of
 
 from __future__ import annotations
 
-import importlib
-import warnings
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -92,12 +90,7 @@ def in_torch(torch: Any) -> Step:
 
 
 def test_training_step(bench: Any) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            torch = importlib.import_module("torch")
-        except ImportError:
-            torch = None
+    torch = bench.torch()
 
     def numpy_on(threads: int) -> Callable[[], float]:
         step = in_numpy()

@@ -8,12 +8,14 @@ row of `benches/results/cpu.md` (and `cpu.json`). A target that is not met is re
 from __future__ import annotations
 
 import faulthandler
+import importlib
 import json
 import os
 import platform
 import statistics
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -88,6 +90,16 @@ class Bench:
         self.benchmark.pedantic(timed, ("ours", ours), setup=run_peers, rounds=rounds, warmup_rounds=warmup)
         self.benchmark.stats.stats.data = samples["ours"][-rounds:]  # without the quiet and the preparation
         self.seconds = {name: [s / per for s in values[-rounds:]] for name, values in samples.items()}
+
+    @staticmethod
+    def torch() -> Any:
+        """The module, or None where it is not installed; what it warns of while it loads is not shown."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                return importlib.import_module("torch")
+            except ImportError:
+                return None
 
     @staticmethod
     def clock(function: Callable[..., Any], *arguments: Any) -> float:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 import dagrun as dr
 from dagrun.core import configure, native
 from dagrun.errors import OperationError
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job: tests of Ctrl-C would wait for ever
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DEVICES = ["cpu:0", "sim:0"]
 
@@ -31,6 +37,36 @@ def engine_options() -> Iterator[object]:
     yield set_options
     for state in reversed(before):
         configure(**state)
+
+
+class Gate:
+    """`late(x)` is x, but only once the gate is open; it has the Python lane until then."""
+
+    def __init__(self) -> None:
+        self._started, self._open = threading.Event(), threading.Event()
+
+        @dr.custom_op
+        def late(x: np.ndarray) -> np.ndarray:
+            self._started.set()
+            assert self._open.wait(60)
+            return x
+
+        self.late = late
+
+    def reached(self) -> None:
+        """Returns once the lane runs `late`: from then on no wait of this thread can run it in the lane's place."""
+        assert self._started.wait(60)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    """Holds an operation back until the test lets it go."""
+    gate = Gate()
+    yield gate
+    gate.open()
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from dagrun.array import Array, asarray, extend
 from dagrun.autodiff.backward import backward
 from dagrun.core import native
 from dagrun.ops.movement import copy as copied
-from dagrun.record.tape import Leaf, Node, Result, source
+from dagrun.record.tape import Leaf, Node, place_of, source
 
 
 def _requires_grad(x: Array) -> bool:
@@ -46,7 +46,7 @@ def requires_grad_(x: Array, requires_grad: bool = True) -> Array:
 def _kept(x: Array) -> list[Any] | None:
     """Where the gradient of a computed array was asked to be kept."""
     record = source(x)
-    node, index = (record.node, record.index) if type(record) is Result else (record, 0)
+    node, index = place_of(record)
     return node.kept.get(index) if type(node) is Node and node.kept else None
 
 
@@ -81,7 +81,7 @@ def retain_grad(x: Array) -> None:
         raise RuntimeError("retain_grad: the array does not require gradients")
     if type(record) is Leaf:
         return
-    node, index = (record.node, record.index) if type(record) is Result else (record, 0)
+    node, index = place_of(record)
     node.kept = node.kept or {}
     node.kept.setdefault(index, [None])
 
@@ -103,7 +103,7 @@ def register_hook(x: Array, hook: Callable[[Array], Any]) -> RemovableHook:
     record = source(x)
     if record is None:
         raise RuntimeError("register_hook: the array does not require gradients")
-    node, index = (record.node, record.index) if type(record) is Result else (record, 0)
+    node, index = place_of(record)
     if type(node) is Leaf:
         node.hooks = hooks = node.hooks if node.hooks is not None else []
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
 from typing import Any
 
@@ -11,18 +11,14 @@ from dagrun.array import Array
 from dagrun.autodiff.modes import anomaly, holds_nan, line_of
 from dagrun.core import native, scopes
 from dagrun.record.gradients import GIVEN_CALL, GIVEN_G, GIVEN_XP
-from dagrun.record.tape import Leaf, Node, Result, source
+from dagrun.record.tape import Leaf, Node, Result, place_of, source
 
 _BEFORE_MODULES = scopes.Scope("loss", "", True)  # what the walk meets before it comes to a module
 
 
-def _place(record: Any) -> tuple[Any, int]:
-    return (record.node, record.index) if type(record) is Result else (record, 0)
-
-
 def key_of(record: Any) -> tuple[int, int]:
     """What `walk` knows a record by."""
-    node, index = _place(record)
+    node, index = place_of(record)
     return id(node), index
 
 
@@ -149,7 +145,7 @@ def _walk(
     useful = None if stops is None else _leading(outputs, stopping, beyond)
 
     def give(record: Any, g: Array) -> None:
-        node, index = (record, 0) if type(record) is Node else _place(record)
+        node, index = (record, 0) if type(record) is Node else place_of(record)
         gs = pending.get(node)
         if gs is not None:
             gs[index] = g if gs[index] is None else gs[index] + g
@@ -208,17 +204,17 @@ def _leading(outputs: Sequence[Array], targets: set[int], beyond: bool) -> set[i
     """The ids of nodes from whose operands a target can be reached; targets are passed only with `beyond`."""
     order: list[Node] = []
     seen: set[int] = set()
-    stack = [_place(r)[0] for r in map(source, outputs) if r is not None]
+    stack = [place_of(r)[0] for r in map(source, outputs) if r is not None]
     while stack:
         node = stack.pop()
         if id(node) in seen or type(node) is Leaf or (not beyond and id(node) in targets):
             continue
         seen.add(id(node))
         order.append(node)
-        stack += [_place(parent)[0] for parent in node.parents if parent is not None]
+        stack += [place_of(parent)[0] for parent in node.parents if parent is not None]
     useful = set()
     for node in sorted(order, key=lambda node: node.sequence):  # operands come before what is computed from them
-        before = (id(_place(parent)[0]) for parent in node.parents if parent is not None)
+        before = (id(place_of(parent)[0]) for parent in node.parents if parent is not None)
         if any(parent in useful or parent in targets for parent in before):
             useful.add(id(node))
     return useful
@@ -281,6 +277,3 @@ def run_backward(
             taken.add(g._buffer)
     finally:
         native.set_gradients(was)
-
-
-Hook = Callable[[Array], Any]

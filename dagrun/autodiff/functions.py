@@ -15,7 +15,7 @@ from dagrun.core import native
 from dagrun.ops import random
 from dagrun.ops.manipulation import SAME_ELEMENTS
 from dagrun.record.gradients import Gradients
-from dagrun.record.tape import Call, Leaf, Node, Plan, Result, attach, sequence_now, source
+from dagrun.record.tape import Call, Leaf, Node, Plan, attach, mark_results, place_of, sequence_now, source
 
 
 def _input(x: Any) -> Array:
@@ -39,7 +39,7 @@ def _boundary(outputs: Sequence[Array], since: int) -> list[Any]:
     seen = set()
     while stack:
         record = stack.pop()
-        node = record.node if type(record) is Result else record
+        node, _ = place_of(record)
         if type(node) is Leaf or node.sequence < since:
             found[key_of(record)] = record
         elif id(node) not in seen:
@@ -82,6 +82,21 @@ def gradients(
     return unflatten(shape, results)
 
 
+def _pulled(
+    pairs: Sequence[tuple[Array, Array]], records: Sequence[Any], *, retain: bool, graph: bool
+) -> list[Array | None]:
+    """The gradients that reach the records from outputs with gradients of their own; None where nothing does."""
+    if not pairs:
+        return [None] * len(records)
+    found = walk(*map(list, zip(*pairs, strict=True)), retain=retain, create_graph=graph, stops=records)
+    return [found[key_of(record)][1] if key_of(record) in found else None for record in records]
+
+
+def _filled(gradients: Sequence[Array | None], likes: Sequence[Array]) -> list[Array]:
+    """Gradients, zeros for those that are None."""
+    return [ops.zeros_like(x) if g is None else g for g, x in zip(gradients, likes, strict=True)]
+
+
 class _Traced:
     """One call of a function on inputs of its own."""
 
@@ -113,13 +128,7 @@ class _Traced:
 
     def pull(self, outputs: Sequence[Array], starts: Sequence[Array], *, retain: bool, graph: bool) -> list[Array]:
         tracked = [(y, g) for y, g in zip(outputs, starts, strict=True) if source(y) is not None]
-        found: dict[Any, Any] = {}
-        if tracked:
-            found = walk(*map(list, zip(*tracked, strict=True)), retain=retain, create_graph=graph, stops=self.records)
-        return [
-            found[key_of(record)][1] if key_of(record) in found else ops.zeros_like(x)
-            for x, record in zip(self.inputs, self.records, strict=True)
-        ]
+        return _filled(_pulled(tracked, self.records, retain=retain, graph=graph), self.inputs)
 
 
 def value_and_grad(
@@ -224,14 +233,7 @@ def jvp(function: Callable[..., Any], primals: Sequence[Any], tangents: Sequence
         pulled = traced.pull(outputs, starts, retain=True, graph=True)
     graph = native.gradients() and (traced.higher or any(t._tracked for t in directions))
     pairs = [(p, t.astype(p.dtype, copy=False)) for p, t in zip(pulled, directions, strict=True) if p._tracked]
-    found: dict[Any, Any] = {}
-    if pairs:
-        records = [source(g) for g in starts]
-        found = walk(*map(list, zip(*pairs, strict=True)), retain=graph, create_graph=graph, stops=records)
-    derivative = [
-        found[key_of(source(g))][1] if key_of(source(g)) in found else ops.zeros_like(y)
-        for g, y in zip(starts, outputs, strict=True)
-    ]
+    derivative = _filled(_pulled(pairs, [source(g) for g in starts], retain=graph, graph=graph), outputs)
     return unflatten(shape, outputs if graph else [y.detach() for y in outputs]), unflatten(shape, derivative)
 
 
@@ -275,9 +277,7 @@ def _recompute(call: Call, gs: list[Any]) -> tuple[Any, ...]:
         value = call["function"]()
     outputs = [y for y in flatten(value)[0] if isinstance(y, Array)]
     pairs = [(y, g) for y, g in zip(outputs, gs, strict=True) if g is not None]
-    records = call["records"]
-    found = walk(*map(list, zip(*pairs, strict=True)), retain=graph, create_graph=graph, stops=records)
-    return tuple(found[key_of(r)][1] if key_of(r) in found else None for r in records)
+    return tuple(_pulled(pairs, call["records"], retain=graph, graph=graph))
 
 
 _CHECKPOINT = Gradients(joint=_recompute)
@@ -311,10 +311,7 @@ def checkpoint(function: Callable[..., Any], *arguments: Any, **options: Any) ->
         call = Call(attributes, (None,) * len(records), tuple(y._layout for y in results), results[0].device)
         program = _CHECKPOINT.program((1 << len(records)) - 1, len(records))
         node = Node(Plan("checkpoint", call, program), tuple(records), ())
-        for index, y in enumerate(results):
-            if y.dtype.kind == "f":
-                y._node = node if len(results) == 1 else Result(node, index)
-                y._requires_grad = True
+        mark_results(results, node)
     return unflatten(shape, fresh)
 
 
@@ -344,8 +341,7 @@ def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
         operands = tuple(arguments)
 
         def joint(gs: list[Any]) -> Any:
-            filled = [ops.zeros_like(y) if g is None else g for g, y in zip(gs, results, strict=True)]
-            flows = pullback(*filled)
+            flows = pullback(*_filled(gs, results))
             return flows if isinstance(flows, (tuple, list)) else (flows,)
 
         layouts = tuple(getattr(x, "_layout", x) for x in operands)

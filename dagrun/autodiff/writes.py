@@ -18,10 +18,6 @@ from dagrun.record.gradients import Gradients
 from dagrun.record.tape import SELECTED, STRIDED, WRITTEN, Call, composed
 
 
-def _operation(name: str, run: Callable[..., Array], gradients: Gradients, x: Array, **attributes: Any) -> Array:
-    return composed(name, gradients, run, (x,), **attributes)
-
-
 def _view(flat: Array, view: Any, offset: int) -> Array:
     return native.view(flat, view, flat._offset + offset)
 
@@ -54,30 +50,28 @@ def _run_unselect(g: Array, select: Callable[..., Array], further: tuple[Any, ..
 
 
 _GET, _PUT, _CLEAR, _UNSELECT = Gradients(), Gradients(), Gradients(), Gradients()
-_get = partial(_operation, "view", _run_get, _GET)
-_put = partial(_operation, "view_gradient", _run_put, _PUT)
-_clear = partial(_operation, "write_gradient", _run_clear, _CLEAR)
-
-
-_unselect = partial(_operation, "selection_gradient", _run_unselect, _UNSELECT)
+_get = partial(composed, "view", _GET, _run_get)
+_put = partial(composed, "view_gradient", _PUT, _run_put)
+_clear = partial(composed, "write_gradient", _CLEAR, _run_clear)
+_unselect = partial(composed, "selection_gradient", _UNSELECT, _run_unselect)
 
 
 def _unselected(g: Array, call: Call) -> Array:
     select, *further = call["arguments"]
-    return _unselect(g, select=select, further=tuple(further), shape=call.inputs[0].shape)
+    return _unselect((g,), select=select, further=tuple(further), shape=call.inputs[0].shape)
 
 
 def _where(call: Call) -> dict[str, Any]:
     return {name: call[name] for name in ("view", "offset", "size")}
 
 
-_GET.set(lambda g, call: _put(g, **_where(call)))
-_PUT.set(lambda g, call: _get(g, **_where(call)))
-_CLEAR.set(lambda g, call: _clear(g, **_where(call)))
+_GET.set(lambda g, call: _put((g,), **_where(call)))
+_PUT.set(lambda g, call: _get((g,), **_where(call)))
+_CLEAR.set(lambda g, call: _clear((g,), **_where(call)))
 _UNSELECT.set(lambda g, call: call["select"](g, *call["further"]))
 SELECTED.set(_unselected)
-STRIDED.set(lambda g, call: _put(g, **_where(call)))
+STRIDED.set(lambda g, call: _put((g,), **_where(call)))
 WRITTEN.set(
-    lambda g, call: ops.reshape(_clear(g, **_where(call)), call["before"]),
-    lambda g, call: _get(g, **_where(call)),
+    lambda g, call: ops.reshape(_clear((g,), **_where(call)), call["before"]),
+    lambda g, call: _get((g,), **_where(call)),
 )

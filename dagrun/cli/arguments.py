@@ -12,6 +12,19 @@ from dagrun.devices import Device, device
 from dagrun.errors import DeviceError
 
 
+def add_command(commands: Any, name: str, summary: str, description: str, run: Any, examples: str = "") -> Any:
+    """A new command, whose `--help` shows description and examples as they are written; `run(args)` carries it out."""
+    command = commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(run=run)
+    return command
+
+
 def at_least_one(text: str) -> int:
     """A whole number from 1 on."""
     try:

@@ -28,12 +28,7 @@ serial program (dagrun/examples/lenet.py), and tests it on 1000 others. Leaves i
 
 
 def add_command(commands: Any) -> None:
-    command = commands.add_parser(
-        "demo",
-        help="train on two devices and look at how it ran",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    command = arguments.add_command(commands, "demo", "train on two devices and look at how it ran", DESCRIPTION, run)
     command.add_argument(
         "--output", type=Path, default=Path("demo"), metavar="PATH", help="folder for all this (default: %(default)s)"
     )
@@ -47,7 +42,6 @@ def add_command(commands: Any) -> None:
     command.add_argument(
         "--epochs", type=arguments.at_least_one, default=16, metavar="N", help="of LeNet-5 (default: %(default)s)"
     )
-    command.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -20,20 +20,13 @@ EXAMPLES = """examples:
 
 
 def add_command(commands: Any) -> None:
-    command = commands.add_parser(
-        "graph",
-        help="draw one training step of a model",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    command = arguments.add_command(commands, "graph", "draw one training step of a model", DESCRIPTION, run, EXAMPLES)
     arguments.add_model(command)
     arguments.add_devices(command)
     arguments.add_batch(command)
     arguments.add_seed(command)
     command.add_argument("--expand", action="store_true", help="a box for every task, however many there are")
     arguments.add_output(command, "MODEL-graph.svg", "the picture")
-    command.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -20,12 +20,8 @@ WARM_UP = 3  # steps in which kernels are compiled and memory is taken
 
 
 def add_command(commands: Any) -> None:
-    command = commands.add_parser(
-        "profile",
-        help="show where the time of a model's training steps goes",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    command = arguments.add_command(
+        commands, "profile", "show where the time of a model's training steps goes", DESCRIPTION, run, EXAMPLES
     )
     arguments.add_model(command)
     arguments.add_devices(command)
@@ -35,7 +31,6 @@ def add_command(commands: Any) -> None:
         "--steps", type=arguments.at_least_one, default=10, metavar="N", help="how many (default: %(default)s)"
     )
     arguments.add_output(command, "runs/MODEL", "folder for trace and timeline")
-    command.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

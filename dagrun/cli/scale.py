@@ -35,12 +35,8 @@ _MODES = {"both": ("strong", "weak"), "strong": ("strong",), "weak": ("weak",)}
 
 
 def add_command(commands: Any) -> None:
-    command = commands.add_parser(
-        "scale",
-        help="measure how a model's training step scales with devices",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    command = arguments.add_command(
+        commands, "scale", "measure how a model's training step scales with devices", DESCRIPTION, run, EXAMPLES
     )
     arguments.add_model(command)
     command.add_argument(
@@ -65,7 +61,6 @@ def add_command(commands: Any) -> None:
     )
     command.add_argument("--no-plot", action="store_true", help="no picture, so that matplotlib is not needed")
     arguments.add_output(command, "runs/MODEL", "folder for picture and figures")
-    command.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

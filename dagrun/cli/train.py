@@ -28,13 +28,7 @@ RATE = 0.05
 
 
 def add_command(commands: Any) -> None:
-    command = commands.add_parser(
-        "train",
-        help="train a model on several devices",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    command = arguments.add_command(commands, "train", "train a model on several devices", DESCRIPTION, run, EXAMPLES)
     arguments.add_model(command)
     arguments.add_devices(command)
     command.add_argument(
@@ -44,7 +38,6 @@ def add_command(commands: Any) -> None:
     arguments.add_seed(command)
     arguments.add_output(command, "runs/MODEL", "folder for checkpoints and history.json")
     command.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the output folder")
-    command.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

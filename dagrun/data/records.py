@@ -21,7 +21,6 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -211,7 +210,20 @@ def _payload(fd: int, path: Path, begin: int, end: int) -> tuple[int, memoryview
     return head.kind, payload
 
 
-class RecordReader:
+class _RecordFile:
+    """A file that `with` closes."""
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
+
+class RecordReader(_RecordFile):
     """The records of a file, by number: bytes, or dicts of read-only arrays, as they were written.
 
     Several threads may read at once; nothing is shared but the open file. RecordError names the file, the byte and
@@ -272,14 +284,8 @@ class RecordReader:
         self._fd = -1
         self._closing()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
-
-
-class RecordWriter:
+class RecordWriter(_RecordFile):
     """Writes records to a file: "w" makes a new one in the place of any other, "x" a new one, "a" goes on with one.
 
     Every `write` puts one block into the file; `close` adds the index. Appending takes the index away first, and cuts
@@ -380,12 +386,6 @@ class RecordWriter:
     def _release(self) -> None:
         self._fd = -1
         self._closing()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
 
 
 def _created(path: str, replace: bool) -> int:

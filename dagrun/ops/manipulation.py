@@ -20,12 +20,9 @@ from dagrun.record import SELECTED, Gradients, layout, undefined
 Axes = int | Sequence[int]
 
 
-_PARTS = undefined("view")  # of the inside of collectives, which have gradients of their own
-
-
 def view(x: Array, shape: tuple[int, ...], strides: tuple[int, ...], offset: int = 0) -> Array:
     """Another view of the array's memory: shape, byte strides, and bytes from the array's first element."""
-    return native.view(x, layout(x.dtype, shape, strides), x._offset + offset, _PARTS)
+    return native.view(x, layout(x.dtype, shape, strides), x._offset + offset, undefined("view"))
 
 
 # How gradients pass through views; the rules' `call["arguments"]` is what follows the rule in `native.view`.

@@ -87,6 +87,14 @@ def _share(g: Any, chosen: Any, other: Any, before: Callable[..., Any], xp: Any)
     return xp.where(before(chosen, other), g, xp.where(xp.equal(chosen, other), 0.5 * g, 0.0))
 
 
+def _shares(before: str) -> tuple[Rule, Rule]:
+    """The rules of both operands of an extreme; `before`: the comparison by which one is taken."""
+    return (
+        lambda g, a, b, xp: _share(g, a, b, getattr(xp, before), xp),
+        lambda g, a, b, xp: _share(g, b, a, getattr(xp, before), xp),
+    )
+
+
 def _power_base(g: Any, a: Any, b: Any, xp: Any) -> Any:
     if isinstance(b, (int, float)):
         return g * (b * a ** (b - 1)) if b != 0 else g * 0.0
@@ -144,29 +152,25 @@ maximum = _binary(
     "maximum",
     np.maximum,
     "The larger element; NaN wins.",
-    lambda g, a, b, xp: _share(g, a, b, xp.greater, xp),
-    lambda g, a, b, xp: _share(g, b, a, xp.greater, xp),
+    *_shares("greater"),
 )
 minimum = _binary(
     "minimum",
     np.minimum,
     "The smaller element; NaN wins.",
-    lambda g, a, b, xp: _share(g, a, b, xp.less, xp),
-    lambda g, a, b, xp: _share(g, b, a, xp.less, xp),
+    *_shares("less"),
 )
 fmax = _binary(
     "fmax",
     np.fmax,
     "The larger element; NaN loses.",
-    lambda g, a, b, xp: _share(g, a, b, xp.greater, xp),
-    lambda g, a, b, xp: _share(g, b, a, xp.greater, xp),
+    *_shares("greater"),
 )
 fmin = _binary(
     "fmin",
     np.fmin,
     "The smaller element; NaN loses.",
-    lambda g, a, b, xp: _share(g, a, b, xp.less, xp),
-    lambda g, a, b, xp: _share(g, b, a, xp.less, xp),
+    *_shares("less"),
 )
 hypot = _binary(
     "hypot", np.hypot, "sqrt(x1**2 + x2**2) without overflow.", lambda g, a, y: g * a / y, lambda g, b, y: g * b / y

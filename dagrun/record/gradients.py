@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 OPERANDS = ("a", "b", "c", "d")
@@ -90,6 +91,7 @@ class Gradients:
         return tuple(places.setdefault(k, len(places)) for k in range(first, count))
 
 
+@cache
 def undefined(name: str) -> Gradients:
     """For operators with floating results and no rules: asking for a gradient raises instead of giving zeros."""
 

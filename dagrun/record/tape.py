@@ -137,12 +137,15 @@ def _place(x: Any) -> dict[str, Any]:
     return {"view": x._layout, "offset": x._offset, "size": x._extent // x.itemsize}
 
 
+def place_of(record: Any) -> tuple[Any, int]:
+    """The node or leaf of a record, and which of its results the record stands for."""
+    return (record.node, record.index) if type(record) is Result else (record, 0)
+
+
 def shape_of(record: Any) -> tuple[int, ...]:
     """The shape of the array that a record stands for."""
-    if type(record) is Leaf:
-        return record.shape
-    node, index = (record.node, record.index) if type(record) is Result else (record, 0)
-    return node.plan.call.outputs[index].shape
+    node, index = place_of(record)
+    return node.shape if type(node) is Leaf else node.plan.call.outputs[index].shape
 
 
 def source(x: Any) -> Any:
@@ -220,12 +223,8 @@ def _remember(plan: Plan, operands: Sequence[Any], records: Sequence[Any], resul
     if in_place:
         for x in results:
             _write(x, node)
-    elif not several:
-        _mark(result, node)
     else:
-        for index, x in enumerate(results):
-            if x.dtype.kind == "f":
-                _mark(x, Result(node, index))
+        mark_results(results, node)
     native.observe(node, result)
 
 
@@ -244,6 +243,13 @@ def composed(
         call = Call(attributes, layouts, tuple(y._layout for y in results), results[0].device)
         attach(name, gradients, operands, result, call)
     return result
+
+
+def mark_results(results: Sequence[Any], node: Any) -> None:
+    """Makes arrays the results of a node; those that are no floats have no gradient."""
+    for index, x in enumerate(results):
+        if x.dtype.kind == "f":
+            _mark(x, node if len(results) == 1 else Result(node, index))
 
 
 def _mark(x: Any, node: Any) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import pytest
 
 import dagrun as dr
 from dagrun.core import tracing
 from dagrun.parallel.ring import CHUNK_BYTES
+from tests.conftest import Gate
 
 
 def spread(arrays: list[np.ndarray], kind: str) -> list[dr.Array]:
@@ -68,20 +67,12 @@ def test_it_is_a_ring_of_ordinary_tasks() -> None:
     assert max(len(record.predecessors) for record in records) <= 3  # not one for each chunk
 
 
-def test_one_slow_device_holds_up_only_what_needs_it() -> None:
-    started, gate = threading.Event(), threading.Event()
-
-    @dr.custom_op
-    def late(x: np.ndarray) -> np.ndarray:
-        started.set()
-        assert gate.wait(60)
-        return x
-
-    a, b = dr.ones(1000, device="cpu:0"), late(dr.ones(1000, device="cpu:1"))
+def test_one_slow_device_holds_up_only_what_needs_it(gate: Gate) -> None:
+    a, b = dr.ones(1000, device="cpu:0"), gate.late(dr.ones(1000, device="cpu:1"))
     totals = dr.parallel.all_reduce([a, b])
-    assert started.wait(60)  # else this thread, which helps while it waits, may take the slow task itself
+    gate.reached()
     other = (a * 3).numpy()
-    gate.set()
+    gate.open()
     assert other.sum() == 3000 and totals[0].numpy().sum() == 2000
 
 
