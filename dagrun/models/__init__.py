@@ -1,6 +1,6 @@
 """Networks that people know by name; keys as in torchvision, so that its weights load."""
 
-from dagrun.models.alexnet import AlexNet
+from dagrun.models.alexnet import AlexNet, ColumnAlexNet
 from dagrun.models.googlenet import GoogLeNet, googlenet_loss
 from dagrun.models.language import LSTMLanguageModel, TransformerLanguageModel, next_token_loss
 from dagrun.models.lenet import LeNet5, OriginalLeNet5
@@ -12,6 +12,7 @@ from dagrun.models.vgg import VGG, vgg11, vgg13, vgg16, vgg16_1x1, vgg19
 __all__ = [
     "VGG",
     "AlexNet",
+    "ColumnAlexNet",
     "Entry",
     "GoogLeNet",
     "LSTMLanguageModel",

@@ -53,6 +53,14 @@ def test_googlenet_without_auxiliary_classifiers() -> None:
     assert sum(p.size for p in models.GoogLeNet(aux_logits=False).parameters()) == 6_624_904
 
 
+@pytest.mark.usefixtures("shapes_only")
+def test_alexnet_in_two_columns() -> None:
+    """Fewer than in one, whose layers see all kernels: the count that Caffe's model of the paper has."""
+    assert sum(p.size for p in models.ColumnAlexNet().parameters()) == 60_965_224
+    with pytest.raises(ValueError, match="3 devices, expected 1, 2, 4"):
+        models.ColumnAlexNet(devices=["cpu:0"] * 3)
+
+
 # ---- keys and shapes of torchvision
 
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -152,6 +160,7 @@ SMALL: dict[str, tuple[Make, Any, Any]] = {
     "resnet20-cifar": (lambda: models.cifar_resnet(20), images(3, 16, 16), F.cross_entropy),
     "lstm": (lambda: models.LSTMLanguageModel(20, 8, 8, tied=True), text(5, 20), models.next_token_loss),
     "transformer": (lambda: models.TransformerLanguageModel(20, 16, 2), text(5, 20), models.next_token_loss),
+    "alexnet in columns": (lambda: models.ColumnAlexNet(10, hidden=32), images(3, 63, 63), F.cross_entropy),
     "lenet-1998": (models.OriginalLeNet5, images(1, 32, 32), F.cross_entropy),
 }
 LARGE: dict[str, tuple[Make, Any, Any]] = {

@@ -79,6 +79,25 @@ def test_a_column_waits_for_the_other_where_they_exchange_only() -> None:
     assert set(left[:2]) <= ancestors(records, right[2])
 
 
+@pytest.mark.parametrize("kind", ["cpu", "sim"])
+def test_alexnet_in_two_columns_trains_as_on_one_device(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    images, labels = rng.random((2, 3, 63, 63), np.float32), rng.integers(0, 5, 2)
+
+    def trained(devices: list[str]) -> bytes:
+        net = weights(dr.models.ColumnAlexNet(5, hidden=16, dropout=0.0, devices=devices))
+        optimizer = optim.SGD(net.parameters(), lr=0.1)
+        for _ in range(2):
+            nn.functional.cross_entropy(
+                net(dr.asarray(images, device=devices[0])), dr.asarray(labels, device=devices[0])
+            ).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return bits(net)
+
+    assert trained([f"{kind}:0", f"{kind}:1"]) == trained(["cpu:0", "cpu:0"])
+
+
 class Recurrent(nn.Module):
     """A stage of a pipeline: an LSTM layer, without its states."""
 
@@ -138,6 +157,22 @@ def test_micro_batches_that_do_not_divide() -> None:
 
 def stages() -> list[nn.Module]:
     return [nn.Sequential(nn.Linear(4, 8), nn.Tanh()), nn.Linear(8, 3)]
+
+
+def test_two_by_two_hybrid_of_lstm_layers() -> None:
+    """A pipeline of two LSTM layers, each on two devices that share the rows of every micro-batch."""
+    x = dr.asarray(np.random.default_rng(0).standard_normal((8, 4, 3)), "float32")
+    plain = pipeline(["cpu:0"] * 2, 1)
+    parts = [DataParallel(Recurrent(3 if k == 0 else 5, 5).to(f"cpu:{2 * k}"), [f"cpu:{2 * k}", f"cpu:{2 * k + 1}"])
+             for k in range(2)]  # fmt: skip
+    both = weights(Pipeline(parts, ["cpu:0", "cpu:2"], micro_batches=2))
+    with tracing() as records:
+        for net in (plain, both):
+            (net(x) ** 2).sum().backward()
+        dr.wait()
+    assert {r.device for r in records if "lstm" in r.name} == {f"cpu:{k}" for k in range(4)}
+    for p, own in zip(plain.parameters(), both.parameters(), strict=True):
+        np.testing.assert_allclose(own.grad.numpy(), p.grad.numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["cpu", "sim"])
