@@ -40,31 +40,19 @@ class AlexNet(Module):
     def __init__(self, classes: int = 1000, *, dropout: float = 0.5, device: Any = None) -> None:
         super().__init__()
         self.features = Sequential(
-            Conv2d(3, 64, 11, stride=4, padding=2, device=device),
-            ReLU(),
-            MaxPool2d(3, stride=2),
-            Conv2d(64, 192, 5, padding=2, device=device),
-            ReLU(),
-            MaxPool2d(3, stride=2),
-            Conv2d(192, 384, 3, padding=1, device=device),
-            ReLU(),
-            Conv2d(384, 256, 3, padding=1, device=device),
-            ReLU(),
-            Conv2d(256, 256, 3, padding=1, device=device),
-            ReLU(),
-            MaxPool2d(3, stride=2),
-        )
+            Conv2d(3, 64, 11, stride=4, padding=2, device=device), ReLU(), MaxPool2d(3, stride=2),
+            Conv2d(64, 192, 5, padding=2, device=device), ReLU(), MaxPool2d(3, stride=2),
+            Conv2d(192, 384, 3, padding=1, device=device), ReLU(),
+            Conv2d(384, 256, 3, padding=1, device=device), ReLU(),
+            Conv2d(256, 256, 3, padding=1, device=device), ReLU(), MaxPool2d(3, stride=2),
+        )  # fmt: skip
         self.avgpool = AdaptiveAvgPool2d(6)
         self.flatten = Flatten()
         self.classifier = Sequential(
-            Dropout(dropout),
-            Linear(256 * 6 * 6, 4096, device=device),
-            ReLU(),
-            Dropout(dropout),
-            Linear(4096, 4096, device=device),
-            ReLU(),
+            Dropout(dropout), Linear(256 * 6 * 6, 4096, device=device), ReLU(),
+            Dropout(dropout), Linear(4096, 4096, device=device), ReLU(),
             Linear(4096, classes, device=device),
-        )
+        )  # fmt: skip
 
     def forward(self, images: Array) -> Array:
         return self.classifier(self.flatten(self.avgpool(self.features(images))))
