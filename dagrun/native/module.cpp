@@ -598,11 +598,14 @@ PyObject* pause(PyObject*, PyObject* args) {
 PyObject* in_task_now(PyObject*, PyObject*) { return PyBool_FromLong(in_task); }
 
 PyObject* set_hooks(PyObject*, PyObject* args, PyObject* kwargs) {
-  static const char* names[] = {"binary_slow", "make_error", "start", "gradient_hook", "view_hook", "write_guard", nullptr};
-  PyObject *slow = nullptr, *error = nullptr, *start = nullptr, *hook = nullptr, *view = nullptr, *guard = nullptr;
-  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OOOOOO", const_cast<char**>(names), &slow, &error, &start, &hook, &view,
-                                   &guard))
+  static const char* names[] = {"binary_slow", "make_error", "start", "gradient_hook", "view_hook", "write_guard",
+                                "scalar_types", nullptr};
+  PyObject *slow = nullptr, *error = nullptr, *start = nullptr, *hook = nullptr, *view = nullptr, *guard = nullptr, *scalars = nullptr;
+  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OOOOOOO!", const_cast<char**>(names), &slow, &error, &start, &hook, &view,
+                                   &guard, &PyTuple_Type, &scalars))
     return nullptr;
+  for (Py_ssize_t i = 0; scalars && i < PyTuple_GET_SIZE(scalars); i++)
+    module.scalar_types.push_back(Py_NewRef(PyTuple_GET_ITEM(scalars, i)));
   if (slow) module.binary_slow = Py_NewRef(slow);
   if (error) module.make_error = Py_NewRef(error);
   if (start) module.start = start == Py_None ? nullptr : Py_NewRef(start);

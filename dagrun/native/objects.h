@@ -89,6 +89,7 @@ struct Module {
   PyObject* gradient_hook = nullptr;       // (context, inputs, result, scalars or callable, in place): an operation was recorded
   PyObject* view_hook = nullptr;           // (array, view, rule and its arguments): a tracked array was viewed
   PyObject* write_guard = nullptr;         // (array): a tracked array is about to be written
+  std::vector<PyObject*> scalar_types;     // further types whose values are scalars of a dtype: owned, few
   std::vector<PyObject*> devices;          // Device objects by index
   bool forked = false;
 };

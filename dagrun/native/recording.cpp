@@ -329,14 +329,14 @@ PyObject* record(Signature* signature, Handle* const* inputs, const uint64_t* sc
 
 namespace {
 
-// What the fast path knows an operand by: its layout's address, or the kind of Python scalar.
-constexpr uintptr_t kFloat = 1, kInt = 2, kBool = 3;
-
+// What the fast path knows an operand by: its layout's address, or the type of a scalar; 0: nothing.
 uintptr_t operand_key(PyObject* object) {
   if (is_array(object)) return reinterpret_cast<uintptr_t>(reinterpret_cast<Handle*>(object)->layout);
-  if (PyFloat_CheckExact(object)) return kFloat;
-  if (PyBool_Check(object)) return kBool;
-  if (PyLong_CheckExact(object)) return kInt;
+  PyTypeObject* type = Py_TYPE(object);
+  if (type == &PyFloat_Type || type == &PyBool_Type || type == &PyLong_Type) return reinterpret_cast<uintptr_t>(type);
+  for (PyObject* known : module.scalar_types) {
+    if (known == reinterpret_cast<PyObject*>(type)) return reinterpret_cast<uintptr_t>(type);
+  }
   return 0;
 }
 
@@ -355,11 +355,30 @@ BinaryEntry& binary_entry(int op, uintptr_t left, uintptr_t right, bool in_place
   return binary_cache[(hash >> 20) % kBinaryCache];
 }
 
+bool pack_integer(const Operation& operation, PyObject* value, uint64_t* out) {
+  if (operation.scalar_kind == 'u') {
+    *out = PyLong_AsUnsignedLongLong(value);
+    return !PyErr_Occurred() && *out <= operation.scalar_high;
+  }
+  const long long number = PyLong_AsLongLong(value);
+  *out = static_cast<uint64_t>(number);
+  return !PyErr_Occurred() && number >= operation.scalar_low &&
+         (number < 0 || static_cast<uint64_t>(number) <= operation.scalar_high);
+}
+
+// false: the value does not fit, and the slow path says what becomes of it.
 bool pack_scalar(const Operation& operation, PyObject* value, uint64_t* out) {
+  if (operation.scalar_kind == 'i' || operation.scalar_kind == 'u') {
+    PyObject* index = PyNumber_Index(value);  // of a Python integer: itself
+    const bool good = index && pack_integer(operation, index, out);
+    Py_XDECREF(index);
+    PyErr_Clear();
+    return good;
+  }
   switch (operation.scalar_kind) {
     case 'f':
     case 's': {
-      const double number = PyFloat_CheckExact(value) ? PyFloat_AS_DOUBLE(value) : PyLong_AsDouble(value);
+      const double number = PyLong_Check(value) ? PyLong_AsDouble(value) : PyFloat_AsDouble(value);
       if (number == -1.0 && PyErr_Occurred()) {
         PyErr_Clear();
         return false;
@@ -376,24 +395,6 @@ bool pack_scalar(const Operation& operation, PyObject* value, uint64_t* out) {
     case '?':
       *out = value == Py_True;
       return PyBool_Check(value);
-    case 'i': {
-      int overflow = 0;
-      if (!PyLong_Check(value)) return false;
-      const long long number = PyLong_AsLongLongAndOverflow(value, &overflow);
-      *out = static_cast<uint64_t>(number);
-      return !overflow && number >= operation.scalar_low &&
-             (number < 0 || static_cast<uint64_t>(number) <= operation.scalar_high);
-    }
-    case 'u': {
-      if (!PyLong_Check(value)) return false;
-      const unsigned long long number = PyLong_AsUnsignedLongLong(value);
-      if (number == static_cast<unsigned long long>(-1) && PyErr_Occurred()) {
-        PyErr_Clear();
-        return false;
-      }
-      *out = number;
-      return number <= operation.scalar_high;
-    }
   }
   return false;
 }
@@ -409,9 +410,9 @@ PyObject* binary(int op, PyObject* left, PyObject* right, bool in_place) {
       int n = 0;
       uint64_t scalar = 0;
       bool good = true;
-      if (left_key > kBool) inputs[n++] = reinterpret_cast<Handle*>(left);
+      if (is_array(left)) inputs[n++] = reinterpret_cast<Handle*>(left);
       else good = pack_scalar(*entry.signature->operation, left, &scalar);
-      if (right_key > kBool) inputs[n++] = reinterpret_cast<Handle*>(right);
+      if (is_array(right)) inputs[n++] = reinterpret_cast<Handle*>(right);
       else good = pack_scalar(*entry.signature->operation, right, &scalar);
       if (n == 2) {
         if (inputs[0]->buffer->device != inputs[1]->buffer->device) good = false;

@@ -370,8 +370,8 @@ def slow_binary(number: int, left: Any, right: Any, in_place: bool) -> Any:
 
 def _teach(number: int, op: Elementwise, left: Any, right: Any, target: Array | None) -> None:
     operands = (left, right)
-    arrays = [type(operand) is Array for operand in operands]
-    if not any(arrays) or not all(known or is_weak(operand) for known, operand in zip(arrays, operands, strict=True)):
+    types = {type(operand) for operand in operands}
+    if Array not in types or not types <= _TAUGHT:
         return
     (signature, run), scalars = plan(op, None if target is None else target._layout, *map(_key, operands))
     if run is None and not (scalars and scalar_kind(scalars[0])[0] == "-"):
@@ -386,7 +386,9 @@ def serve_slot(number: int, op: Elementwise | Callable[..., Any]) -> None:
         _OTHER_SLOTS[number] = op
 
 
-native.set_hooks(binary_slow=slow_binary)
+_NUMPY_SCALARS = tuple(np.dtype(code).type for code in "fdbhilqBHILQ")
+_TAUGHT = {Array, int, float, bool, *_NUMPY_SCALARS}
+native.set_hooks(binary_slow=slow_binary, scalar_types=tuple(dict.fromkeys(_NUMPY_SCALARS)))
 
 __all__ = [
     "CAST",

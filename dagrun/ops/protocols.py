@@ -79,6 +79,10 @@ def array_ufunc(self: Array, ufunc: np.ufunc, method: str, *inputs: Any, **optio
 
     A NumPy array as `out`, as in `ndarray += x`, is written before the call returns.
     """
+    if not options and method == "__call__" and isinstance(inputs[0], np.generic):  # 2.0 * x, with a NumPy scalar
+        function = _counterpart(ufunc, method)
+        if function is not None and len(inputs) == 2:
+            return function(*inputs)
     out: Any = options.pop("out", (None,))
     for operand in (*inputs, *out):
         if type(operand) is not Array and not isinstance(operand, _FAMILIAR):

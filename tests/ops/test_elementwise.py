@@ -295,3 +295,28 @@ def test_operands_on_different_devices_are_refused() -> None:
         dr.zeros(3) + dr.zeros(3, device="cpu:1")
     with pytest.raises(dr.DeviceError, match="move them together"):
         dr.add(dr.zeros(3), 1, out=dr.zeros(3, device="cpu:1"))
+
+
+_SCALARS = [
+    np.float32(1.5),
+    np.float64(-2.5),
+    np.float16(0.5),
+    np.int8(-3),
+    np.int64(2**40),
+    np.uint8(200),
+    np.uint64(2**63),
+    np.bool_(True),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8", "uint8", "int64", "bool"])
+def test_numpy_scalars_are_operands_with_a_dtype(dtype: str) -> None:
+    """On either side, the first time (which teaches the signature) and after it, with another value."""
+    values = np.array([0, 1, 3, 100]).astype(dtype)
+    x = dr.asarray(values)
+    for scalar in _SCALARS:
+        for value in (scalar, scalar, type(scalar)(1)):
+            for op in (operator.add, operator.mul, operator.lt):
+                for ours, theirs in ((op(x, value), op(values, value)), (op(value, x), op(value, values))):
+                    assert ours.dtype == theirs.dtype, (op, scalar)
+                    np.testing.assert_array_equal(ours.numpy(), theirs)

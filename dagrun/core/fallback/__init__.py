@@ -409,12 +409,12 @@ def in_task() -> bool:
 
 def set_hooks(
     binary_slow: Any = _KEEP, make_error: Any = _KEEP, start: Any = _KEEP, gradient_hook: Any = _KEEP,
-    view_hook: Any = _KEEP, write_guard: Any = _KEEP,
+    view_hook: Any = _KEEP, write_guard: Any = _KEEP, scalar_types: Any = _KEEP,
 ) -> None:  # fmt: skip
     """Registers what the layers above provide."""
     given = {
         "binary_slow": binary_slow, "make_error": make_error, "start": start, "gradient_hook": gradient_hook,
-        "view_hook": view_hook, "write_guard": write_guard,
+        "view_hook": view_hook, "write_guard": write_guard, "scalar_types": scalar_types,
     }  # fmt: skip
     for name, hook in given.items():
         if hook is not _KEEP:

@@ -1,6 +1,7 @@
 """The types of the module, and the one place where tasks are made from user calls."""
 
 import ctypes
+import operator
 import struct
 import sys
 import threading
@@ -30,6 +31,7 @@ class Hooks:
     gradient_hook: Callable[..., object] | None = None  # (context, inputs, result, scalars or callable, in place)
     view_hook: Callable[..., object] | None = None  # (array, view, rule and its arguments): a tracked array was viewed
     write_guard: Callable[..., object] | None = None  # (array): a tracked array is about to be written
+    scalar_types: tuple[type, ...] = ()  # further types whose values are scalars of a dtype
 
 
 class Mode(threading.local):
@@ -346,10 +348,10 @@ _signatures: dict[tuple, Signature] = {}  # by operator, what is known of both o
 
 
 def _known(operand: Any) -> object:
-    """What a signature depends on: an array's layout, or the type of a Python scalar."""
+    """What a signature depends on: an array's layout, or the type of a scalar."""
     if type(operand) is Array:
         return operand._layout
-    return type(operand) if type(operand) in (float, int, bool) else None
+    return type(operand) if type(operand) in (float, int, bool, *hooks.scalar_types) else None
 
 
 def _pack_scalar(signature: Signature, value: Any) -> bytes | None:
@@ -361,10 +363,11 @@ def _pack_scalar(signature: Signature, value: Any) -> bytes | None:
                 return bytes(ctypes.c_float(float(value))) + bytes(4)
             case "?":
                 return struct.pack("Q", value) if isinstance(value, bool) else None
-            case "i" | "u" as kind if isinstance(value, int):
+            case "i" | "u" as kind:
+                value = operator.index(value)
                 low = signature._low if kind == "i" else 0
                 return struct.pack("q" if kind == "i" else "Q", value) if low <= value <= signature._high else None
-    except (OverflowError, struct.error):
+    except (OverflowError, TypeError, struct.error):
         pass
     return None
 
