@@ -58,6 +58,7 @@ assert y.numpy()[0] == min(COUNT, 1 << 24)
 """
 
 MEGA = 1_000_000
+LONG = [pytest.mark.long, pytest.mark.timeout(3600)]
 pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are read from Linux's /proc")
 
 
@@ -76,8 +77,8 @@ CASES = [
     pytest.param(CONSUMER, "slow consumer of y = x + 1 (4 MB)", MEGA, 5000, id="consumer"),
     pytest.param(CHAIN, "chain of y = y + 1 (4 KB)", 1000, MEGA, id="chain of small"),
     pytest.param(CHAIN, "chain of y = y + 1 (4 MB)", MEGA, 10_000, id="chain of large"),
-    pytest.param(CONSUMER, "slow consumer of y = x + 1 (4 MB)", MEGA, 100_000, id="all", marks=pytest.mark.long),
-    pytest.param(CHAIN, "chain of y = y + 1 (4 MB)", MEGA, MEGA, id="all of chain", marks=pytest.mark.long),
+    pytest.param(CONSUMER, "slow consumer of y = x + 1 (4 MB)", MEGA, 100_000, id="all", marks=LONG),
+    pytest.param(CHAIN, "chain of y = y + 1 (4 MB)", MEGA, MEGA, id="all of chain", marks=LONG),
 ]
 
 

@@ -101,11 +101,10 @@ class Subset(Dataset):
     def __init__(self, dataset: Dataset, indices: Sequence[int] | np.ndarray[Any, Any]) -> None:
         self.dataset = dataset
         self.indices = np.asarray(indices, np.int64).reshape(-1)
-        if self.indices.size and not -len(dataset) <= self.indices.min() <= self.indices.max() < len(dataset):
-            raise IndexError(
-                f"Subset: indices {self.indices.min()} to {self.indices.max()} of {len(dataset)} samples, "
-                f"expected {-len(dataset)} to {len(dataset) - 1}"
-            )
+        n = len(dataset)
+        if self.indices.size and not (-n <= np.min(self.indices) and np.max(self.indices) < n):
+            held = f"{np.min(self.indices)} to {np.max(self.indices)}"
+            raise IndexError(f"Subset: indices {held} of {n} samples, expected {-n} to {n - 1}")
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -78,8 +78,8 @@ def decode(payload: memoryview) -> dict[str, np.ndarray[Any, Any]]:
     for name, (dtype, shape) in entries.items():
         raw = cursor.take(dtype.itemsize * math.prod(shape), f"array {name!r} of {dtype}{shape}")
         flat = np.frombuffer(raw, np.uint8)
-        if dtype.kind == "b" and flat.size and flat.max() > 1:
-            raise ValueError(f"array {name!r} of bool holds the byte {flat.max()}, expected 0 or 1")
+        if dtype.kind == "b" and flat.size and np.max(flat) > 1:
+            raise ValueError(f"array {name!r} of bool holds the byte {np.max(flat)}, expected 0 or 1")
         try:
             arrays[name] = flat.view(dtype).reshape(shape)
         except (ValueError, OverflowError) as error:  # an empty array whose other lengths are beyond NumPy's

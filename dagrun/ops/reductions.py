@@ -87,7 +87,8 @@ def _mean_grad(g: Any, call: Any, xp: Any) -> Any:
 
 
 def _sum_of_squares(x: Any, *, axis: tuple[int, ...], keepdims: bool, dtype: Any) -> Any:
-    return np.sum(np.square(x, dtype=dtype), axis=axis, keepdims=keepdims)
+    squares: Any = np.square(x, dtype=dtype)
+    return squares.sum(axis=axis, keepdims=keepdims)
 
 
 SUM = _make("sum", np.sum, _spread, takes_dtype=True)

@@ -147,7 +147,7 @@ class Newton(FlatOptimizer):
 def _newton_direction(hessian: np.ndarray[Any, Any], g: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """-(hessian + tau I)^-1 g in float64, with tau as in algorithm 3.3."""
     matrix = hessian.astype(np.float64).reshape(g.size, g.size)
-    least = float(np.diag(matrix).min())
+    least = float(np.min(np.diag(matrix)))
     beta = 1e-3 * max(1.0, float(np.linalg.norm(matrix)))
     tau = 0.0 if least > 0 else beta - least
     while True:

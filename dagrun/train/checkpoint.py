@@ -96,7 +96,7 @@ def _checksum(state: str, tensors: Tensors) -> str:
     for name in sorted(tensors):
         values = tensors[name]
         crc = zlib.crc32(f"{name} {values.dtype.str} {values.shape}".encode(), crc)
-        crc = zlib.crc32(values.reshape(-1).view(np.uint8), crc)  # type: ignore[arg-type]
+        crc = zlib.crc32(values.reshape(-1).view(np.uint8).data, crc)
     return f"{crc:08x}"
 
 
