@@ -53,9 +53,13 @@ def test_lengths_are_bounded(device: str) -> None:
 
 def test_errors(device: str) -> None:
     w = dr.ones((3, 2), device=device)
-    for index in ([3], [-1]):
-        with pytest.raises(IndexError, match="out of bounds"):
-            F.embedding(index, w).numpy()
+    for wrong in (3, -1, -3):  # negative indices do not count from the end
+        for dtype in ("int64", "int8"):
+            with pytest.raises(IndexError, match=rf"index {wrong} is out of bounds .* size 3 \(position 2 of"):
+                F.embedding(dr.asarray([0, 2, wrong], dtype, device=device), w).numpy()
+    table = dr.ones((3, 2), device=device)
+    with pytest.raises(IndexError, match="index -1 is"):
+        F.embedding([-1], table, max_norm=1.0).numpy()
     with pytest.raises(TypeError, match="float64, expected integers"):
         F.embedding([0.5], w)
     with pytest.raises(ValueError, match=r"weight of shape \(3,\)"):

@@ -8,11 +8,16 @@ import numpy as np
 
 from dagrun.array import Array, as_array, asarray
 from dagrun.autodiff import no_grad
-from dagrun.ops.indexing import take
+from dagrun.ops.indexing import gather
 from dagrun.ops.manipulation import expand_dims
 from dagrun.ops.mathematics import equal, minimum, sqrt
 from dagrun.ops.reductions import sum
 from dagrun.ops.selection import where
+
+
+def _rows(table: Array, index: Array) -> Array:
+    """Rows at indices from 0 on: negative ones do not count from the end here."""
+    return gather(table, (index,), (0,), 0, (0,), back=False)
 
 
 def embedding(
@@ -37,16 +42,15 @@ def embedding(
     if index.dtype.kind not in "iu":
         raise TypeError(f"embedding: input of dtype {index.dtype}, expected integers")
     count = w.shape[0]
-    if index.dtype.kind == "i":  # negative ones would count from the end
-        index = where(index < 0, count, index.astype(np.int64, copy=False))
+    index = index.astype(np.int64) if index.dtype == np.uint64 else index
     if max_norm is not None:
         if norm_type != 2:
             raise NotImplementedError(f"embedding: norm_type is {norm_type}, expected 2")
         with no_grad():
-            rows = take(w, index.reshape(-1), axis=0)
+            rows = _rows(w, index.reshape(-1))
             lengths = sqrt(sum(rows * rows, -1, keepdims=True))
             w[index.reshape(-1)] = rows * minimum(max_norm / (lengths + 1e-7), 1.0)
-    rows = take(w, index, axis=0)
+    rows = _rows(w, index)
     if padding_idx is None:
         return rows
     if not -count <= padding_idx < count:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from dagrun import ops
-from dagrun.array import Array
+from dagrun.array import Array, as_array, asarray, is_weak
 from dagrun.nn.functional.activations import logsigmoid
+from dagrun.record import Gradients, composed
 
 
 def reduced(values: Array, reduction: str) -> Array:
@@ -20,11 +22,26 @@ def reduced(values: Array, reduction: str) -> Array:
     raise ValueError(f"reduction {reduction!r}, expected 'none', 'mean' or 'sum'")
 
 
-def _same_shape(name: str, input: Array, target: Array) -> None:
-    if input.shape != target.shape:
+def _both(input: Any, target: Any) -> tuple[Array, Array]:
+    """Input and target as arrays; a Python number as a target is one of the input's dtype, without axes."""
+    x = as_array(input)
+    return x, target if isinstance(target, Array) else asarray(
+        target, x.dtype if is_weak(target) else None, device=x.device
+    )
+
+
+def _same_shape(name: str, input: Any, target: Any, one_for_all: bool = False) -> tuple[Array, Array]:
+    """Input and target of equal shapes, or a target without axes that counts for all elements, where that is allowed.
+
+    Other shapes that would broadcast are refused: (n, 1) with (n,) is a mistake that would train on n * n pairs.
+    """
+    x, t = _both(input, target)
+    if x.shape != t.shape and not (one_for_all and t.ndim == 0):
         raise ValueError(
-            f"{name}: a target of shape {target.shape} for an input of shape {input.shape}: expected the same"
+            f"{name}: a target of shape {t.shape} for an input of shape {x.shape}, expected the same shape"
+            + (" or one number" if one_for_all else "" if t.ndim else "; dr.full_like(input, number) makes one")
         )
+    return x, t
 
 
 def mse_loss(input: Array, target: Array, reduction: str = "mean") -> Array:
@@ -34,13 +51,13 @@ def mse_loss(input: Array, target: Array, reduction: str = "mean") -> Array:
     >>> dr.nn.functional.mse_loss(dr.asarray([1.0, 2.0]), dr.asarray([1.0, 4.0])).item()
     2.0
     """
-    _same_shape("mse_loss", input, target)
+    input, target = _same_shape("mse_loss", input, target, one_for_all=True)
     return reduced(ops.square(input - target), reduction)
 
 
 def l1_loss(input: Array, target: Array, reduction: str = "mean") -> Array:
     """|input - target|."""
-    _same_shape("l1_loss", input, target)
+    input, target = _same_shape("l1_loss", input, target, one_for_all=True)
     return reduced(ops.abs(input - target), reduction)
 
 
@@ -55,7 +72,7 @@ def smooth_l1_loss(input: Array, target: Array, reduction: str = "mean", beta: f
 
 def huber_loss(input: Array, target: Array, reduction: str = "mean", delta: float = 1.0) -> Array:
     """d**2 / 2 where |d| < delta, else delta * (|d| - delta / 2) (Huber 1964)."""
-    _same_shape("huber_loss", input, target)
+    input, target = _same_shape("huber_loss", input, target, one_for_all=True)
     if delta <= 0:
         raise ValueError(f"huber_loss: delta is {delta}, expected a positive number")
     difference = input - target
@@ -64,17 +81,33 @@ def huber_loss(input: Array, target: Array, reduction: str = "mean", delta: floa
     return reduced(values, reduction)
 
 
-def binary_cross_entropy(input: Array, target: Array, weight: Array | None = None, reduction: str = "mean") -> Array:
-    """-(target * log(input) + (1 - target) * log(1 - input)); the logarithms are not below -100, as in PyTorch.
+def _logarithm(p: Array) -> Array:
+    return ops.maximum(ops.log(p), -100.0)
 
-    The input holds probabilities; from logits, `binary_cross_entropy_with_logits` is exact.
+
+def _cross_entropies(input: Array, target: Array) -> Array:
+    return -(target * _logarithm(input) + (1 - target) * _logarithm(1 - input))
+
+
+# At 0 and 1 the slope of the logarithm is infinite: there the denominator is limited.
+_CROSS_ENTROPIES = Gradients(
+    lambda g, a, b, xp: g * (a - b) / xp.maximum(a * (1 - a), 1e-12),
+    lambda g, a: g * (_logarithm(1 - a) - _logarithm(a)),
+)
+
+
+def binary_cross_entropy(input: Array, target: Array, weight: Array | None = None, reduction: str = "mean") -> Array:
+    """-(target * log(input) + (1 - target) * log(1 - input)); the logarithms are not below -100.
+
+    The slope is (input - target) / max(input * (1 - input), 1e-12); both limits are PyTorch's. The input holds
+    probabilities; from logits, `binary_cross_entropy_with_logits` is exact.
+
+        >>> import dagrun as dr
+        >>> dr.nn.functional.binary_cross_entropy(dr.asarray([0.0, 0.5]), dr.asarray([1.0, 1.0]), reduction="none")
+        array([100.        ,   0.69314718])
     """
-    _same_shape("binary_cross_entropy", input, target)
-    # At 0 and 1 the slope of the logarithm is infinite; PyTorch limits it through input * (1 - input) >= 1e-12.
-    yes, no = (ops.maximum(ops.log(ops.maximum(p, 1e-12)), -100.0) for p in (input, 1 - input))
-    yes = ops.where(input <= 0.0, yes * 0 - 100.0, yes)
-    no = ops.where(input >= 1.0, no * 0 - 100.0, no)
-    values = -(target * yes + (1 - target) * no)
+    input, target = _same_shape("binary_cross_entropy", input, target)
+    values = composed("binary_cross_entropy", _CROSS_ENTROPIES, _cross_entropies, (input, target))
     return reduced(values if weight is None else values * weight, reduction)
 
 
@@ -93,7 +126,7 @@ def binary_cross_entropy_with_logits(
         >>> dr.nn.functional.binary_cross_entropy_with_logits(dr.asarray([1e4]), dr.asarray([1.0])).item()
         0.0
     """
-    _same_shape("binary_cross_entropy_with_logits", input, target)
+    input, target = _same_shape("binary_cross_entropy_with_logits", input, target)
     if pos_weight is None:
         values = (1 - target) * input - logsigmoid(input)
     else:
@@ -106,6 +139,7 @@ def kl_div(input: Array, target: Array, reduction: str = "mean", log_target: boo
 
     Also "batchmean": the sum over the first axis's length, which is the divergence's definition.
     """
+    input, target = _both(input, target)
     if log_target:
         values = ops.exp(target) * (target - input)
     else:
@@ -120,6 +154,7 @@ def poisson_nll_loss(
     input: Array, target: Array, log_input: bool = True, full: bool = False, eps: float = 1e-8, reduction: str = "mean"
 ) -> Array:
     """exp(input) - target * input, or input - target * log(input + eps); `full` adds Stirling's term for the rest."""
+    input, target = _both(input, target)
     values = ops.exp(input) - target * input if log_input else input - target * ops.log(input + eps)
     if full:
         large = ops.where(target > 1, target, 1.0)
@@ -129,9 +164,14 @@ def poisson_nll_loss(
 
 
 def gaussian_nll_loss(
-    input: Array, target: Array, var: Array, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
+    input: Array, target: Array, var: Array | float, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
 ) -> Array:
-    """(log(var) + (input - target)**2 / var) / 2 (Nix and Weigend 1994); variances below eps count as eps."""
+    """(log(var) + (input - target)**2 / var) / 2 (Nix and Weigend 1994); variances below eps count as eps.
+
+    `var`: of the input's shape, one for each of its lines (*, 1) or (*,), or one number for all.
+    """
+    input, target = _both(input, target)
+    _, var = _both(input, var)
     if var.ndim == input.ndim - 1 and var.shape == input.shape[:-1]:
         var = ops.expand_dims(var, -1)
     limited = ops.where(var < eps, var * 0 + eps, var)
@@ -143,7 +183,7 @@ def gaussian_nll_loss(
 
 def hinge_loss(input: Array, target: Array, margin: float = 1.0, reduction: str = "mean") -> Array:
     """max(0, margin - target * input) for targets -1 and 1 (Cortes and Vapnik 1995)."""
-    _same_shape("hinge_loss", input, target)
+    input, target = _same_shape("hinge_loss", input, target, one_for_all=True)
     return reduced(ops.relu(margin - target * input), reduction)
 
 
@@ -175,7 +215,7 @@ def multi_margin_loss(
 
 def hinge_embedding_loss(input: Array, target: Array, margin: float = 1.0, reduction: str = "mean") -> Array:
     """input for target 1, max(0, margin - input) for target -1."""
-    _same_shape("hinge_embedding_loss", input, target)
+    input, target = _same_shape("hinge_embedding_loss", input, target, one_for_all=True)
     values = ops.where(ops.equal(target, 1), input, ops.relu(margin - input))
     return reduced(values, reduction)
 
