@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from itertools import groupby, product
@@ -128,6 +129,20 @@ def test_a_number_is_the_target_of_every_element(name, device):
     assert g.tolist() == dr.gradients(loss(x, dr.ones_like(x)), x).tolist()
 
 
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("name", ["mse_loss", "l1_loss", "huber_loss"])
+def test_weights_of_elements(name, reduction):
+    torch = pytest.importorskip("torch")
+    theirs = getattr(torch.nn.functional, name)
+    if "weight" not in inspect.signature(theirs).parameters:
+        pytest.skip("an older torch, which has no weights there")
+    expected = theirs(*map(torch.tensor, (A, B)), reduction=reduction, weight=torch.tensor(P)).numpy()
+    found = getattr(F, name)(dr.asarray(A), dr.asarray(B), reduction=reduction, weight=dr.asarray(P))
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12)
+    with pytest.raises(ValueError, match=r"weight of shape \(3,\), expected the input's shape \(4, 3\)"):
+        getattr(F, name)(dr.asarray(A), 0.0, weight=dr.ones(3))
+
+
 def test_more_numbers_as_targets():
     x = dr.asarray(A)
     assert F.gaussian_nll_loss(x, 0.0, 1.0).item() == pytest.approx(0.5 * (A * A).mean())
@@ -178,8 +193,13 @@ def test_activations(name, options, device):
 
 def test_activation_options():
     assert repr(nn.LeakyReLU(0.3)) == "LeakyReLU(negative_slope=0.3)" and repr(nn.ReLU(inplace=True)) == "ReLU()"
-    with pytest.raises(TypeError, match="expected nothing"):
+    assert nn.ReLU(True)(dr.asarray([-1.0, 2.0])).tolist() == [0, 2]  # inplace, which does nothing
+    with pytest.raises(TypeError, match="ReLU: too many positional arguments, expected inplace"):
         nn.ReLU(3, 4)
+    with pytest.raises(TypeError, match=r"Tanh: .*'dim', expected nothing"):
+        nn.Tanh(dim=1)
+    with pytest.raises(TypeError, match=r"Threshold: .*'value', expected threshold, value, inplace"):
+        nn.Threshold(0.5)
     with pytest.raises(ValueError, match="'none' or 'tanh'"):
         nn.GELU("x")(dr.ones(1))
 

@@ -8,6 +8,7 @@ from typing import Any
 from dagrun import ops
 from dagrun.array import Array, as_array, asarray, is_weak
 from dagrun.nn.functional.activations import logsigmoid
+from dagrun.nn.functional.vectors import cosine_similarity, pairwise_distance
 from dagrun.record import Gradients, composed
 
 
@@ -44,21 +45,32 @@ def _same_shape(name: str, input: Any, target: Any, one_for_all: bool = False) -
     return x, t
 
 
-def mse_loss(input: Array, target: Array, reduction: str = "mean") -> Array:
-    """(input - target)**2.
+def _weighted(name: str, values: Array, weight: Array | None, reduction: str) -> Array:
+    """As `reduced`, where each value counts as much as its weight says: the mean is that of the weights."""
+    if weight is None:
+        return reduced(values, reduction)
+    if weight.shape != values.shape:
+        raise ValueError(f"{name}: weight of shape {weight.shape}, expected the input's shape {values.shape}")
+    if reduction == "mean":
+        return ops.sum(values * weight) / ops.sum(weight)
+    return reduced(values * weight, reduction)
+
+
+def mse_loss(input: Array, target: Array | float, reduction: str = "mean", weight: Array | None = None) -> Array:
+    """(input - target)**2; the mean is weighted where there are weights.
 
     >>> import dagrun as dr
     >>> dr.nn.functional.mse_loss(dr.asarray([1.0, 2.0]), dr.asarray([1.0, 4.0])).item()
     2.0
     """
     input, target = _same_shape("mse_loss", input, target, one_for_all=True)
-    return reduced(ops.square(input - target), reduction)
+    return _weighted("mse_loss", ops.square(input - target), weight, reduction)
 
 
-def l1_loss(input: Array, target: Array, reduction: str = "mean") -> Array:
-    """|input - target|."""
+def l1_loss(input: Array, target: Array | float, reduction: str = "mean", weight: Array | None = None) -> Array:
+    """|input - target|; the mean is weighted where there are weights."""
     input, target = _same_shape("l1_loss", input, target, one_for_all=True)
-    return reduced(ops.abs(input - target), reduction)
+    return _weighted("l1_loss", ops.abs(input - target), weight, reduction)
 
 
 def smooth_l1_loss(input: Array, target: Array, reduction: str = "mean", beta: float = 1.0) -> Array:
@@ -70,15 +82,19 @@ def smooth_l1_loss(input: Array, target: Array, reduction: str = "mean", beta: f
     return huber_loss(input, target, reduction, beta) / beta
 
 
-def huber_loss(input: Array, target: Array, reduction: str = "mean", delta: float = 1.0) -> Array:
-    """d**2 / 2 where |d| < delta, else delta * (|d| - delta / 2) (Huber 1964)."""
+def huber_loss(
+    input: Array, target: Array | float, reduction: str = "mean", delta: float = 1.0, weight: Array | None = None
+) -> Array:
+    """d**2 / 2 where |d| < delta, else delta * (|d| - delta / 2) (Huber 1964), times the weight if there is one."""
     input, target = _same_shape("huber_loss", input, target, one_for_all=True)
     if delta <= 0:
         raise ValueError(f"huber_loss: delta is {delta}, expected a positive number")
     difference = input - target
     size = ops.abs(difference)
     values = ops.where(size < delta, 0.5 * ops.square(difference), delta * (size - 0.5 * delta))
-    return reduced(values, reduction)
+    if weight is not None and weight.shape != values.shape:
+        raise ValueError(f"huber_loss: weight of shape {weight.shape}, expected the input's shape {values.shape}")
+    return reduced(values if weight is None else values * weight, reduction)
 
 
 def _logarithm(p: Array) -> Array:
@@ -227,17 +243,6 @@ def margin_ranking_loss(
     return reduced(ops.relu(-target * (input1 - input2) + margin), reduction)
 
 
-def pairwise_distance(x1: Array, x2: Array, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Array:
-    """The p-norm of x1 - x2 + eps along the last axis."""
-    difference = x1 - x2 + eps
-    if p == 2.0:
-        return ops.sqrt(ops.sum(ops.square(difference), axis=-1, keepdims=keepdim))
-    size = ops.abs(difference)
-    if p == 1.0:
-        return ops.sum(size, axis=-1, keepdims=keepdim)
-    return ops.sum(size**p, axis=-1, keepdims=keepdim) ** (1 / p)
-
-
 def triplet_margin_loss(
     anchor: Array,
     positive: Array,
@@ -270,12 +275,6 @@ def contrastive_loss(x1: Array, x2: Array, target: Array, margin: float = 1.0, r
     distance = ops.where(apart, ops.sqrt(ops.where(apart, squared, 1.0)), 0.0)
     values = 0.5 * ((1 - target) * squared + target * ops.square(ops.relu(margin - distance)))
     return reduced(values, reduction)
-
-
-def cosine_similarity(x1: Array, x2: Array, dim: int = 1, eps: float = 1e-8) -> Array:
-    """The cosine of the angle between vectors along an axis; norms below eps count as eps."""
-    norms = [ops.sqrt(ops.maximum(ops.sum(ops.square(x), axis=dim), eps * eps)) for x in (x1, x2)]
-    return ops.sum(x1 * x2, axis=dim) / (norms[0] * norms[1])
 
 
 def cosine_embedding_loss(
