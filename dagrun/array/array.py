@@ -13,6 +13,7 @@ from dagrun.core import TaskStory, device_index, native, story_of
 from dagrun.devices import Device, current_device
 from dagrun.devices import device as find_device
 from dagrun.record import layout
+from dagrun.record.tape import Leaf, place_of, source
 
 DTYPES = frozenset(
     np.dtype(name)
@@ -307,6 +308,15 @@ def _dlpack(self: Array, **options: Any) -> Any:
     return numpy(self, copy=True).__dlpack__(**options)
 
 
+def _gradient(self: Array) -> str:
+    """What `repr` says of gradients: whether the array asked for them, or the operation that it was computed by."""
+    record = source(self)
+    if record is None:
+        return ""
+    node, _ = place_of(record)
+    return "requires_grad=True" if type(node) is Leaf else f"grad_fn=<{node.plan.name}>"
+
+
 extend(
     numpy=numpy,
     wait=wait,
@@ -326,7 +336,7 @@ extend(
     __contains__=_contains,
     __dlpack__=_dlpack,
     __dlpack_device__=lambda self: (1, 0),
-    __repr__=lambda self: format_array(numpy(self, copy=False), str(self.device), form="repr"),
-    __str__=lambda self: format_array(numpy(self, copy=False), str(self.device), form="str"),
+    __repr__=lambda self: format_array(numpy(self, copy=False), str(self.device), _gradient(self)),
+    __str__=lambda self: str(numpy(self, copy=False)),
     __format__=lambda self, spec: format(item(self) if spec else self.__str__(), spec),
 )

@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 
 
-def format_array(values: np.ndarray[Any, Any], device: str, form: str) -> str:
-    """The text of an array: `form` is "repr" or "str".
+def format_array(values: np.ndarray[Any, Any], device: str, gradient: str = "") -> str:
+    """What `repr` shows of an array: its values, its device unless it is "cpu:0", and where its gradient goes.
 
-    >>> format_array(np.ones(2), "cpu:1", "repr")
-    "array([1., 1.], device='cpu:1')"
+    >>> format_array(np.ones(2), "cpu:1", "requires_grad=True")
+    "array([1., 1.], device='cpu:1', requires_grad=True)"
     """
-    if form == "str":
-        return str(values)
-    text = repr(values)
-    return text if device == "cpu:0" else f"{text[:-1]}, device='{device}')"
+    more = [text for text in ("" if device == "cpu:0" else f"device='{device}'", gradient) if text]
+    return ", ".join([repr(values)[:-1], *more]) + ")"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
@@ -283,6 +284,20 @@ def _recompute(call: Call, gs: list[Any]) -> tuple[Any, ...]:
 _CHECKPOINT = Gradients(joint=_recompute)
 
 
+class _Checkpoints(threading.local):
+    """How many calls of `checkpoint` this thread is in."""
+
+    depth = 0
+
+
+_checkpoints = _Checkpoints()
+
+
+def in_checkpoint() -> bool:
+    """Whether what this thread records will be computed a second time in backward."""
+    return _checkpoints.depth > 0
+
+
 def checkpoint(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """`function(*arguments)`, keeping nothing for backward but its inputs: backward computes it a second time.
 
@@ -299,8 +314,12 @@ def checkpoint(function: Callable[..., Any], *arguments: Any, **options: Any) ->
         return function(*arguments, **options)
     since = sequence_now()
     draws: list[Any] = []
-    with random.log_draws(draws):
-        value = function(*arguments, **options)
+    _checkpoints.depth += 1
+    try:
+        with random.log_draws(draws):
+            value = function(*arguments, **options)
+    finally:
+        _checkpoints.depth -= 1
     outputs, shape = flatten(value)
     arrays = [y for y in outputs if isinstance(y, Array)]
     records = _boundary(arrays, since)

@@ -3,14 +3,62 @@
 from __future__ import annotations
 
 import threading
+from abc import abstractmethod
+from collections.abc import Callable, Generator
 from contextlib import ContextDecorator
+from functools import wraps
+from inspect import isgeneratorfunction
 from typing import Any
 
 from dagrun import ops
 from dagrun.core import native
 
 
-class _Switch(ContextDecorator):
+class _Block(ContextDecorator):
+    """A context manager that decorates functions and generator functions: it holds while their code runs."""
+
+    @abstractmethod
+    def _recreate_cm(self) -> _Block:
+        """A context of its own for each call of a decorated function, in whatever thread."""
+
+    @abstractmethod
+    def __enter__(self) -> None: ...
+
+    @abstractmethod
+    def __exit__(self, *failure: Any) -> None: ...
+
+    def __call__(self, function: Callable[..., Any]) -> Any:
+        return self._generator(function) if isgeneratorfunction(function) else super().__call__(function)
+
+    def _generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Enters when the generator goes on and leaves when it yields: who iterates has the mode that was set there."""
+
+        def resumed(step: Callable[..., Any], *given: Any) -> Any:
+            with self._recreate_cm():
+                return step(*given)
+
+        @wraps(function)
+        def call(*arguments: Any, **options: Any) -> Generator[Any, Any, Any]:
+            generator = function(*arguments, **options)
+            try:
+                value = resumed(next, generator)
+                while True:
+                    try:
+                        sent = yield value
+                    except GeneratorExit:
+                        resumed(generator.close)
+                        raise
+                    except BaseException as error:
+                        value = resumed(generator.throw, error)
+                    else:
+                        value = resumed(generator.send, sent)
+            except StopIteration as end:
+                return end.value
+
+        return call
+
+
+class _Switch(_Block):
     """A context manager and decorator that records gradients, or does not, in the calling thread."""
 
     def __init__(self, on: bool) -> None:
@@ -18,7 +66,7 @@ class _Switch(ContextDecorator):
         self._were: list[bool] = []  # a decorated function may call itself
 
     def _recreate_cm(self) -> _Switch:
-        return _Switch(self._on)  # each call of a decorated function, in whatever thread, has its own
+        return _Switch(self._on)
 
     def __enter__(self) -> None:
         self._were.append(native.set_gradients(self._on))
@@ -28,7 +76,7 @@ class _Switch(ContextDecorator):
 
 
 def no_grad() -> _Switch:
-    """Operations in the block (or the decorated function) are not recorded for gradients.
+    """Operations in the block (or the decorated function, also a generator) are not recorded for gradients.
 
     >>> import dagrun as dr
     >>> x = dr.ones(2, requires_grad=True)
@@ -77,7 +125,7 @@ def _check_results(node: Any, results: Any) -> None:
             )
 
 
-class detect_anomaly(ContextDecorator):  # noqa: N801  (a context manager, named like a function)
+class detect_anomaly(_Block):  # noqa: N801  (a context manager, named like a function)
     """In the block, the first operation or gradient whose result holds a NaN raises FloatingPointError with its line.
 
     Looks at operations on arrays that require gradients, and waits for each: for finding faults, not for training.
@@ -95,7 +143,7 @@ class detect_anomaly(ContextDecorator):  # noqa: N801  (a context manager, named
         self._were: list[Any] = []
 
     def _recreate_cm(self) -> detect_anomaly:
-        return detect_anomaly()  # each call of a decorated function, in whatever thread, has its own
+        return detect_anomaly()
 
     def __enter__(self) -> None:
         self._were.append((anomaly.on, native.set_observer(_check_results)))

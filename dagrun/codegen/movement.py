@@ -2,10 +2,10 @@
 
 One loop serves all three. It walks the *dense* operand, which has an element for each position of the index arrays (and
 of the axes that are not indexed); the *indexed* operand is addressed by the indices found there. Indices may be of any
-integer dtype; negative ones count from the end. All are checked before anything is written: the first position with one
-out of range gives code OUT_OF_RANGE with error[0] = the index, error[1] = the length of its axis, error[2] = the
-position, error[3] = the name (a number) of the axis. Positions are served in order, so the last write wins and sums
-have one order.
+integer dtype; negative ones count from the end, where they may. All are checked before anything is written: the first
+position with one out of range gives code OUT_OF_RANGE with error[0] = the index, error[1] = the length of its axis,
+error[2] = the position, error[3] = the name (a number) of the axis. Positions are served in order, so the last write
+wins and sums have one order.
 
 The dimensions of the dense operand are index dimensions, over which the index arrays vary, and free ones; free ones
 before the index dimensions are walked outside of them, the others inside.
@@ -14,8 +14,9 @@ Params, int64 words, with K index arrays: 0 number of free dimensions before, 1 
 2 of free dimensions after but the innermost, 3 length of the innermost free dimension after (0: check only), 4, 5 its
 strides in the indexed and the dense operand, 6 length of the innermost index dimension (0: nothing to do), 7 number of
 the first position. Then strides of the innermost index dimension: K index arrays, indexed, dense. Then for each index
-array: length, stride and name of its axis. Then the dimensions counted in words 0 to 2, each innermost first: size and
-strides, of the index arrays (index dimensions only), the indexed and the dense operand.
+array: length, stride and name of its axis, and what is added to negative indices (the length or 0). Then the dimensions
+counted in words 0 to 2, each innermost first: size and strides, of the index arrays (index dimensions only), the
+indexed and the dense operand.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Index:
     length: int
     stride: int  # of the axis, in the indexed operand
     name: int  # of the axis, for messages
+    back: bool = True  # negative indices count from the end; else they are out of range
 
 
 def take_kernel(dtype: object, *index_dtypes: object) -> int:
@@ -87,7 +89,11 @@ def indexed_params(
     inner = after[0] if after else (1, (0, 0))
     count, steps = walked[0] if walked else (1, (0,) * (len(indices) + 2))
     head = (len(before), max(0, len(walked) - 1), max(0, len(after) - 1), inner[0], *inner[1], count, first)
-    axes = [word for index in indices for word in (index.length, index.stride, index.name)]
+    axes = [
+        word
+        for index in indices
+        for word in (index.length, index.stride, index.name, index.length if index.back else 0)
+    ]
     outer = [word for part in (before, walked[1:], after[1:]) for word in layout.outer_words(part)]
     return layout.pack((*head, *steps, *axes, *outer))
 
@@ -111,8 +117,8 @@ def _movement_ir(which: str, dtype: str, index_dtypes: Sequence[str], name: str)
     head = [e.load_at("%params", k) for k in range(_HEAD)]
     before, outer, further, length, indexed_step, dense_step, count, first = head
     steps = [e.load_at("%params", _HEAD + k) for k in range(number + 2)]
-    axes = [[e.load_at("%params", _HEAD + number + 2 + 3 * k + j) for j in range(3)] for k in range(number)]
-    base = _HEAD + number + 2 + 3 * number
+    axes = [[e.load_at("%params", _HEAD + number + 2 + 4 * k + j) for j in range(4)] for k in range(number)]
+    base = _HEAD + number + 2 + 4 * number
     operands = [e.slot("pointer", e.load_at("%data", k, "pointer")) for k in range(2 + number)]
     indexed, dense = operands[:2] if which != "take" else operands[1::-1]
     indices = operands[2:]
@@ -123,13 +129,13 @@ def _movement_ir(which: str, dtype: str, index_dtypes: Sequence[str], name: str)
     def index_at(k: int, i: Value) -> tuple[Value, Value]:
         """(index k as written, counted from the start) at place i of the innermost index dimension"""
         raw = e.load(e.offset(indices[k].get(), i * steps[k]), index_dtypes[k]).to("int64")
-        return raw, e.select(raw < 0, raw + axes[k][0], raw) if is_signed(index_dtypes[k]) else raw
+        return raw, e.select(raw < 0, raw + axes[k][3], raw) if is_signed(index_dtypes[k]) else raw
 
     position = e.slot("int64", first)
     with layout.rows(e, outer, before * 3 + base, walked), e.loop(count) as i:
         for k in range(number):
             raw, index = index_at(k, i)
-            bound, _, axis = axes[k]
+            bound, _, axis, _ = axes[k]
             with e.when((index < 0) | (index >= bound)):
                 error = e.argument("%error", "pointer")
                 for word, value in enumerate((raw, bound, position.get(), axis)):

@@ -37,8 +37,9 @@ from dagrun.nn.attention import (
     TransformerEncoder,
     TransformerEncoderLayer,
 )
-from dagrun.nn.containers import ModuleDict, ModuleList, ParameterList, Sequential
-from dagrun.nn.convolution import Conv1d, Conv2d, ConvTranspose2d
+from dagrun.nn.containers import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
+from dagrun.nn.convolution import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d, Fold, Unfold
+from dagrun.nn.distance import CosineSimilarity, PairwiseDistance
 from dagrun.nn.dropout import DropConnect, Dropout, Dropout2d, WeightDrop
 from dagrun.nn.embedding import Embedding
 from dagrun.nn.linear import Bilinear, Flatten, Identity, Linear, Residual, Unflatten
@@ -68,19 +69,34 @@ from dagrun.nn.normalization import (
     BatchNorm1d,
     BatchNorm2d,
     GroupNorm,
+    InstanceNorm1d,
     InstanceNorm2d,
     LayerNorm,
     LocalResponseNorm,
+    RMSNorm,
+)
+from dagrun.nn.padding import (
+    ConstantPad1d,
+    ConstantPad2d,
+    ReflectionPad1d,
+    ReflectionPad2d,
+    ReplicationPad1d,
+    ReplicationPad2d,
+    ZeroPad1d,
+    ZeroPad2d,
 )
 from dagrun.nn.pooling import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
+    AdaptiveMaxPool1d,
+    AdaptiveMaxPool2d,
     AvgPool1d,
     AvgPool2d,
     MaxPool1d,
     MaxPool2d,
 )
 from dagrun.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from dagrun.nn.resampling import PixelShuffle, PixelUnshuffle, Upsample
 from dagrun.nn.summary import summary
 
 __all__ = [
@@ -94,6 +110,8 @@ __all__ = [
     "SELU",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
+    "AdaptiveMaxPool1d",
+    "AdaptiveMaxPool2d",
     "AvgPool1d",
     "AvgPool2d",
     "BCELoss",
@@ -102,17 +120,22 @@ __all__ = [
     "BatchNorm2d",
     "Bilinear",
     "CTCLoss",
+    "ConstantPad1d",
+    "ConstantPad2d",
     "ContrastiveLoss",
     "Conv1d",
     "Conv2d",
+    "ConvTranspose1d",
     "ConvTranspose2d",
     "CosineEmbeddingLoss",
+    "CosineSimilarity",
     "CrossEntropyLoss",
     "DropConnect",
     "Dropout",
     "Dropout2d",
     "Embedding",
     "Flatten",
+    "Fold",
     "GRUCell",
     "GaussianNLLLoss",
     "GroupNorm",
@@ -123,6 +146,7 @@ __all__ = [
     "HingeLoss",
     "HuberLoss",
     "Identity",
+    "InstanceNorm1d",
     "InstanceNorm2d",
     "KLDivLoss",
     "L1Loss",
@@ -145,13 +169,22 @@ __all__ = [
     "MultiheadAttention",
     "NLLLoss",
     "PReLU",
+    "PairwiseDistance",
     "Parameter",
+    "ParameterDict",
     "ParameterList",
+    "PixelShuffle",
+    "PixelUnshuffle",
     "PoissonNLLLoss",
     "PositionalEncoding",
+    "RMSNorm",
     "RNNCell",
     "ReLU",
     "ReLU6",
+    "ReflectionPad1d",
+    "ReflectionPad2d",
+    "ReplicationPad1d",
+    "ReplicationPad2d",
     "Residual",
     "Sequential",
     "SiLU",
@@ -168,7 +201,11 @@ __all__ = [
     "TransformerEncoderLayer",
     "TripletMarginLoss",
     "Unflatten",
+    "Unfold",
+    "Upsample",
     "WeightDrop",
+    "ZeroPad1d",
+    "ZeroPad2d",
     "current_path",
     "functional",
     "init",

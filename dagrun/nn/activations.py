@@ -2,67 +2,41 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from dagrun import ops
 from dagrun.array import Array
 from dagrun.nn import functional as F
+from dagrun.nn.functions import REQUIRED, FunctionModule, function_module
 from dagrun.nn.init import constant_
 from dagrun.nn.linear import blank
 from dagrun.nn.module import Module
 
+_activation = partial(function_module, FunctionModule, module=__name__)
 
-class _Activation(Module):
-    """A function of the input and of the module's options, whose names and defaults `options` gives."""
-
-    function = staticmethod(ops.positive)
-    options: dict[str, Any] = {}  # noqa: RUF012  (read only)
-
-    def __init__(self, *values: Any, inplace: bool = False, **named: Any) -> None:
-        super().__init__()
-        names = list(self.options)
-        if len(values) > len(names) or set(named) - set(names[len(values) :]):
-            raise TypeError(
-                f"{type(self).__name__}: got {values} and {named}, expected {', '.join(names) or 'nothing'}"
-            )
-        self._chosen = {**self.options, **dict(zip(names, values, strict=False)), **named}
-        for name, value in self._chosen.items():
-            self.__dict__[name] = value
-
-    def forward(self, input: Array) -> Array:
-        return type(self).function(input, **{name: self.__dict__[name] for name in self._chosen})
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}={self.__dict__[name]!r}" for name in self._chosen)
-
-
-def _activation(name: str, function: Any, **options: Any) -> Any:
-    text = (function.__doc__ or "").strip().splitlines()[0]
-    members = {"function": staticmethod(function), "options": options, "__doc__": text, "__module__": __name__}
-    return type(name, (_Activation,), members)
-
-
-ReLU = _activation("ReLU", F.relu)
-ReLU6 = _activation("ReLU6", F.relu6)
-LeakyReLU = _activation("LeakyReLU", F.leaky_relu, negative_slope=0.01)
-ELU = _activation("ELU", F.elu, alpha=1.0)
-CELU = _activation("CELU", F.celu, alpha=1.0)
-SELU = _activation("SELU", F.selu)
+ReLU = _activation("ReLU", F.relu, inplace=False)
+ReLU6 = _activation("ReLU6", F.relu6, inplace=False)
+LeakyReLU = _activation("LeakyReLU", F.leaky_relu, negative_slope=0.01, inplace=False)
+ELU = _activation("ELU", F.elu, alpha=1.0, inplace=False)
+CELU = _activation("CELU", F.celu, alpha=1.0, inplace=False)
+SELU = _activation("SELU", F.selu, inplace=False)
 GELU = _activation("GELU", F.gelu, approximate="none")
-SiLU = _activation("SiLU", F.silu)
-Mish = _activation("Mish", F.mish)
+SiLU = _activation("SiLU", F.silu, inplace=False)
+Mish = _activation("Mish", F.mish, inplace=False)
 Sigmoid = _activation("Sigmoid", F.sigmoid)
 LogSigmoid = _activation("LogSigmoid", F.logsigmoid)
 Tanh = _activation("Tanh", F.tanh)
 Tanhshrink = _activation("Tanhshrink", F.tanhshrink)
 Softplus = _activation("Softplus", F.softplus, beta=1.0, threshold=20.0)
 Softsign = _activation("Softsign", F.softsign)
-Hardtanh = _activation("Hardtanh", F.hardtanh, min_val=-1.0, max_val=1.0)
-Hardsigmoid = _activation("Hardsigmoid", F.hardsigmoid)
-Hardswish = _activation("Hardswish", F.hardswish)
-Threshold = _activation("Threshold", F.threshold, threshold=0.0, value=0.0)
+Hardtanh = _activation("Hardtanh", F.hardtanh, min_val=-1.0, max_val=1.0, inplace=False)
+Hardsigmoid = _activation("Hardsigmoid", F.hardsigmoid, inplace=False)
+Hardswish = _activation("Hardswish", F.hardswish, inplace=False)
+Threshold = _activation("Threshold", F.threshold, threshold=REQUIRED, value=REQUIRED, inplace=False)
 GLU = _activation("GLU", F.glu, dim=-1)
 Softmin = _activation("Softmin", F.softmin, dim=-1)
+Softmax = _activation("Softmax", F.softmax, dim=-1)
+LogSoftmax = _activation("LogSoftmax", F.log_softmax, dim=-1)
 
 
 class PReLU(Module):
@@ -78,29 +52,6 @@ class PReLU(Module):
 
     def extra_repr(self) -> str:
         return f"num_parameters={self.num_parameters}"
-
-
-class _AlongAxis(Module):
-    def __init__(self, dim: int = -1) -> None:
-        super().__init__()
-        self.dim = dim
-
-    def extra_repr(self) -> str:
-        return f"dim={self.dim}"
-
-
-class Softmax(_AlongAxis):
-    """exp(x) over its sum along an axis."""
-
-    def forward(self, input: Array) -> Array:
-        return F.softmax(input, self.dim)
-
-
-class LogSoftmax(_AlongAxis):
-    """The logarithm of the softmax along an axis."""
-
-    def forward(self, input: Array) -> Array:
-        return F.log_softmax(input, self.dim)
 
 
 __all__ = [

@@ -104,17 +104,17 @@ class Sequential(_Listed):
 class ModuleList(_Listed):
     """A list of modules; it has no forward of its own."""
 
-    def __init__(self, modules: Iterable[Module] = ()) -> None:
+    def __init__(self, modules: Iterable[Module] | None = None) -> None:
         super().__init__()
-        self._put(modules)
+        self._put(modules or ())
 
 
 class ModuleDict(Module):
     """Modules by name; it has no forward of its own."""
 
-    def __init__(self, modules: Mapping[str, Module] | Iterable[tuple[str, Module]] = ()) -> None:
+    def __init__(self, modules: Mapping[str, Module] | Iterable[tuple[str, Module]] | None = None) -> None:
         super().__init__()
-        self.update(modules)
+        self.update(modules or ())
 
     def __getitem__(self, name: str) -> Module:
         module = self._modules[name]
@@ -154,17 +154,36 @@ class ModuleDict(Module):
             self.register_module(name, module)
 
 
-class ParameterList(Module):
-    """A list of parameters."""
+class _Parameters(Module):
+    """Parameters by name; what asks for no gradient becomes one."""
 
-    def __init__(self, values: Iterable[Any] = ()) -> None:
+    def _set(self, name: str, value: Any) -> None:
+        ready = isinstance(value, Array) and value.requires_grad and value.is_leaf
+        self.register_parameter(name, value if ready else Parameter(value))
+
+    def __len__(self) -> int:
+        return len(self._parameters)
+
+    def extra_repr(self) -> str:
+        return "\n".join(f"({name}): {p.dtype}{p.shape} on {p.device}" for name, p in self._parameters.items())
+
+
+class ParameterList(_Parameters):
+    """Parameters named "0", "1", ... in order.
+
+    >>> import dagrun as dr
+    >>> weights = dr.nn.ParameterList([dr.ones(2), dr.ones(3)])
+    >>> [name for name, _ in weights.named_parameters()], weights[-1].shape
+    (['0', '1'], (3,))
+    """
+
+    def __init__(self, values: Iterable[Any] | None = None) -> None:
         super().__init__()
-        self.extend(values)
+        self.extend(values or ())
 
     def append(self, value: Any) -> ParameterList:
         """Adds a parameter; anything but an array becomes one."""
-        parameter = value if isinstance(value, Array) and value.is_leaf else Parameter(value)
-        self.register_parameter(str(len(self)), parameter)
+        self._set(str(len(self)), value)
         return self
 
     def extend(self, values: Iterable[Any]) -> ParameterList:
@@ -173,15 +192,75 @@ class ParameterList(Module):
             self.append(value)
         return self
 
-    def __len__(self) -> int:
-        return len(self._parameters)
+    __iadd__ = extend
 
     def __iter__(self) -> Iterator[Array]:
         return iter(self._parameters.values())
 
-    def __getitem__(self, index: int) -> Array:
-        parameter: Array = list(self._parameters.values())[index]
+    @overload
+    def __getitem__(self, index: int) -> Array: ...
+    @overload
+    def __getitem__(self, index: slice) -> ParameterList: ...
+    def __getitem__(self, index: int | slice) -> Array | ParameterList:
+        found: Any = list(self._parameters.values())[index]
+        return ParameterList(found) if isinstance(index, slice) else found
+
+    def __setitem__(self, index: int, value: Any) -> None:
+        self._set(list(self._parameters)[index], value)
+
+
+class ParameterDict(_Parameters):
+    """Parameters by name, in the order in which they were added.
+
+    >>> import dagrun as dr
+    >>> weights = dr.nn.ParameterDict({"left": dr.ones(2)})
+    >>> weights["right"] = dr.ones(3)
+    >>> list(weights), weights["right"].requires_grad
+    (['left', 'right'], True)
+    """
+
+    def __init__(self, parameters: Mapping[str, Any] | Iterable[Any] | None = None) -> None:
+        super().__init__()
+        self.update(parameters or ())
+
+    def __getitem__(self, name: str) -> Array:
+        parameter: Array = self._parameters[name]
         return parameter
 
-    def extra_repr(self) -> str:
-        return "\n".join(f"({name}): {p.dtype}{p.shape} on {p.device}" for name, p in self._parameters.items())
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._set(name, value)
+
+    def __delitem__(self, name: str) -> None:
+        del self._parameters[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parameters)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._parameters
+
+    def keys(self) -> Iterable[str]:
+        """The names."""
+        return self._parameters.keys()
+
+    def values(self) -> Iterable[Array]:
+        """The parameters."""
+        return self._parameters.values()
+
+    def items(self) -> Iterable[tuple[str, Array]]:
+        """Names and parameters."""
+        return self._parameters.items()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The parameter of a name, or the default where there is none."""
+        return self._parameters.get(name, default)
+
+    def pop(self, name: str) -> Array:
+        """Takes a parameter out."""
+        parameter: Array = self._parameters.pop(name)
+        return parameter
+
+    def update(self, parameters: Mapping[str, Any] | Iterable[Any]) -> None:
+        """Adds parameters, or replaces those of the same names."""
+        for name, value in dict(parameters).items():
+            self._set(name, value)

@@ -43,13 +43,24 @@ class Handle:
         self._hooks = hooks
         self._number = max(hooks, default=0) + 1
 
-    def put(self, hook: Callable[..., Any]) -> Handle:
+    def put(self, hook: Any, prepend: bool = False) -> Handle:
+        """Adds the hook, after all others or before them."""
+        rest = dict(self._hooks) if prepend else {}
+        if prepend:
+            self._hooks.clear()
         self._hooks[self._number] = hook
+        self._hooks.update(rest)
         return self
 
     def remove(self) -> None:
         """The hook is no longer called."""
         self._hooks.pop(self._number, None)
+
+
+class _WithOptions(NamedTuple):
+    """A hook that is told the named arguments of the call, too."""
+
+    function: Callable[..., Any]
 
 
 # ---- named scopes
@@ -124,7 +135,7 @@ class Module:
         ...         return self.factor * x
         >>> scale = Scale()
         >>> scale(3.0), [name for name, _ in scale.named_parameters()]
-        (array([6.], dtype=float32), ['factor'])
+        (array([6.], dtype=float32, grad_fn=<multiply>), ['factor'])
     """
 
     training: bool
@@ -150,13 +161,20 @@ class Module:
         try:
             if self._pre_hooks:
                 for hook in tuple(self._pre_hooks.values()):
+                    if isinstance(hook, _WithOptions):
+                        changed = hook.function(self, inputs, options)
+                        inputs, options = (inputs, options) if changed is None else changed
+                        continue
                     changed = hook(self, inputs)
                     if changed is not None:
                         inputs = changed if isinstance(changed, tuple) else (changed,)
             result = self.forward(*inputs, **options)
             if self._hooks:
                 for hook in tuple(self._hooks.values()):
-                    changed = hook(self, inputs, result)
+                    if isinstance(hook, _WithOptions):
+                        changed = hook.function(self, inputs, options, result)
+                    else:
+                        changed = hook(self, inputs, result)
                     result = result if changed is None else changed
             if outer is not None:
                 mark_backward(result, scopes.Scope(current_path(), type(self).__name__, True))
@@ -279,16 +297,22 @@ class Module:
         """The modules directly below, each once."""
         return (module for _, module in self.named_children())
 
-    def named_modules(self, memo: set[Any] | None = None, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """This module under the name `prefix`, and all below, each once, before what is below it."""
+    def named_modules(
+        self, memo: set[Any] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Module]]:
+        """This module under the name `prefix`, and all below, before what is below it.
+
+        Each comes once, or, without `remove_duplicate`, once for each place that it is in.
+        """
         memo = set() if memo is None else memo
         if self in memo:
             return
-        memo.add(self)
+        if remove_duplicate:
+            memo.add(self)
         yield prefix, self
         for name, module in self._modules.items():
             if module is not None:
-                yield from module.named_modules(memo, f"{prefix}.{name}" if prefix else name)
+                yield from module.named_modules(memo, f"{prefix}.{name}" if prefix else name, remove_duplicate)
 
     def modules(self) -> Iterator[Module]:
         """This module and all below, each once."""
@@ -296,20 +320,13 @@ class Module:
 
     def _named(self, kind: str, prefix: str, recurse: bool, duplicates: bool) -> Iterator[tuple[str, Array]]:
         seen: set[int] = set()
-        for path, module in self._places(prefix) if duplicates else self.named_modules(prefix=prefix):
+        for path, module in self.named_modules(prefix=prefix, remove_duplicate=not duplicates):
             if not recurse and module is not self:
                 continue
             for name, array in module.__dict__[kind].items():
                 if array is not None and (duplicates or id(array) not in seen):
                     seen.add(id(array))
                     yield f"{path}.{name}" if path else name, array
-
-    def _places(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """As `named_modules`, but a module that is in several places is told for each."""
-        yield prefix, self
-        for name, module in self._modules.items():
-            if module is not None:
-                yield from module._places(f"{prefix}.{name}" if prefix else name)
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
@@ -343,26 +360,33 @@ class Module:
 
     # ---- state
 
-    def state_dict(self, prefix: str = "") -> dict[str, Array]:
+    def state_dict(
+        self, destination: dict[str, Array] | None = None, prefix: str = "", keep_vars: bool = False
+    ) -> dict[str, Array]:
         """Parameters and persistent buffers by their dotted names; not copies, and without gradients.
+
+        They are added to the `destination` if there is one; with `keep_vars` they are the module's own arrays.
 
         >>> import dagrun as dr
         >>> {name: x.shape for name, x in dr.nn.Linear(2, 3).state_dict().items()}
         {'weight': (3, 2), 'bias': (3,)}
         """
-        return {name: array.detach() for name, array in self._state(prefix)}
+        made = {} if destination is None else destination
+        made.update((name, array if keep_vars else array.detach()) for name, array in self._state(prefix))
+        return made
 
     def _state(self, prefix: str = "") -> Iterator[tuple[str, Array]]:
-        for path, module in self._places(prefix.removesuffix(".")):
+        for path, module in self.named_modules(prefix=prefix.removesuffix("."), remove_duplicate=False):
             for name, array in chain(module._parameters.items(), module._buffers.items()):
                 if array is not None and name not in module._transient:
                     yield f"{path}.{name}" if path else name, array
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Incompatible:
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Incompatible:
         """Copies arrays (dagrun's, NumPy's, or anything NumPy reads) into parameters and buffers of the same names.
 
         RuntimeError, naming all of them, for shapes that differ and, where `strict`, for names that are missing or not
-        expected; nothing is copied then.
+        expected; nothing is copied then. With `assign` the arrays take the places of the module's own, with their
+        dtypes and devices: load before the parameters are handed to an optimizer.
         """
         own = dict(self._state())
         missing = [name for name in own if name not in state_dict]
@@ -380,11 +404,23 @@ class Module:
             faults.append(f"unexpected: {', '.join(unexpected)}")
         if faults:
             raise RuntimeError(f"load_state_dict of {type(self).__name__}: " + "; ".join(faults))
+        if assign:
+            self._replace(
+                {id(own[name]): leaf(asarray(value), own[name].requires_grad) for name, value in given.items()}
+            )
+            return Incompatible(missing, unexpected)
         with no_grad():
             for name, value in given.items():
                 target = own[name]
                 target[...] = value.to_device(target.device) if isinstance(value, Array) else value
         return Incompatible(missing, unexpected)
+
+    def _replace(self, others: Mapping[int, Array]) -> None:
+        """Puts other arrays in the places of parameters and buffers, by their ids; what is shared stays shared."""
+        for module in self.modules():
+            for register in (module._parameters, module._buffers):
+                for name, array in register.items():
+                    register[name] = others.get(id(array), array)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_paths"}
@@ -431,15 +467,16 @@ class Module:
         """
         if device is not None and not isinstance(device, str) and dtype is None and _is_dtype(device):
             device, dtype = None, device
-        moved: dict[int, Array] = {}
-        for module in self.modules():
-            for register in (module._parameters, module._buffers):
-                for name, array in register.items():
-                    if array is not None:
-                        if id(array) not in moved:
-                            moved[id(array)] = _moved(array, device, dtype)
-                        register[name] = moved[id(array)]
+        self._replace({id(array): _moved(array, device, dtype) for array in chain(self.parameters(), self.buffers())})
         return self
+
+    def cpu(self: Self) -> Self:
+        """Everything on the device "cpu:0"."""
+        return self.to("cpu:0")
+
+    def half(self: Self) -> Self:
+        """Floating parameters and buffers in float16."""
+        return self.to(dtype=np.float16)
 
     def float(self: Self) -> Self:
         """Floating parameters and buffers in float32."""
@@ -451,13 +488,23 @@ class Module:
 
     # ---- hooks
 
-    def register_forward_hook(self, hook: Callable[..., Any]) -> Handle:
-        """Calls `hook(module, inputs, result)` after each forward; what it returns, if not None, is the result."""
-        return Handle(self._hooks).put(hook)
+    def register_forward_hook(
+        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
+    ) -> Handle:
+        """Calls `hook(module, inputs, result)` after each forward; what it returns, if not None, is the result.
 
-    def register_forward_pre_hook(self, hook: Callable[..., Any]) -> Handle:
-        """Calls `hook(module, inputs)` before each forward; what it returns, if not None, are the inputs."""
-        return Handle(self._pre_hooks).put(hook)
+        With `with_kwargs`: `hook(module, inputs, options, result)`. With `prepend`: before the hooks that are there.
+        """
+        return Handle(self._hooks).put(_WithOptions(hook) if with_kwargs else hook, prepend)
+
+    def register_forward_pre_hook(
+        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
+    ) -> Handle:
+        """Calls `hook(module, inputs)` before each forward; what it returns, if not None, are the inputs.
+
+        With `with_kwargs`: `hook(module, inputs, options)`, which returns None or (inputs, options).
+        """
+        return Handle(self._pre_hooks).put(_WithOptions(hook) if with_kwargs else hook, prepend)
 
     # ---- text
 

@@ -42,7 +42,7 @@ class _BatchNorm(_Affine):
 
     def __init__(
         self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True,
-        track_running_stats: bool = True, device: Any = None, dtype: Any = None,
+        track_running_stats: bool = True, device: Any = None, dtype: Any = None, *, bias: bool = True,
     ) -> None:  # fmt: skip
         super().__init__()
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
@@ -54,14 +54,18 @@ class _BatchNorm(_Affine):
                 own = [mean, ops.ones_like(mean), ops.zeros((), dtype="int64", device=device)]
         for name, buffer in zip(("running_mean", "running_var", "num_batches_tracked"), own, strict=True):
             self.register_buffer(name, buffer)
-        self._affine((num_features,), affine, affine, device, dtype)
+        self._affine((num_features,), affine, affine and bias, device, dtype)
 
-    def forward(self, input: Array) -> Array:
-        if input.ndim not in self.axes or input.shape[1] != self.num_features:
+    def _check(self, input: Array, axis: int) -> None:
+        """ValueError unless the input has one of the numbers of axes, and its axis `axis` is that of the channels."""
+        if input.ndim not in self.axes or input.shape[axis] != self.num_features:
             raise ValueError(
                 f"{type(self).__name__}({self.num_features}) of an input of shape {input.shape}: expected "
-                f"{' or '.join(str(n) for n in self.axes)} axes, the second of {self.num_features} channels"
+                f"{' or '.join(str(n) for n in self.axes)} axes, and {self.num_features} channels"
             )
+
+    def forward(self, input: Array) -> Array:
+        self._check(input, 1)
         momentum = 0.0 if self.momentum is None else self.momentum
         if self.training and self.track_running_stats:
             with no_grad():
@@ -107,7 +111,7 @@ class LayerNorm(_Affine):
     """Normalises each sample over its last axes (Ba et al. 2016), of shape `normalized_shape`.
 
     >>> import dagrun as dr
-    >>> dr.nn.LayerNorm(2)(dr.asarray([[1.0, 3.0]], dtype="float32")).round(3)
+    >>> dr.nn.LayerNorm(2)(dr.asarray([[1.0, 3.0]], dtype="float32")).detach().round(3)
     array([[-1.,  1.]], dtype=float32)
     """
 
@@ -132,13 +136,13 @@ class GroupNorm(_Affine):
 
     def __init__(
         self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, device: Any = None,
-        dtype: Any = None,
+        dtype: Any = None, *, bias: bool = True,
     ) -> None:  # fmt: skip
         super().__init__()
         if num_channels % num_groups:
             raise ValueError(f"GroupNorm: {num_channels} channels do not divide into {num_groups} groups")
         self.num_groups, self.num_channels, self.eps, self.affine = num_groups, num_channels, eps, affine
-        self._affine((num_channels,), affine, affine, device, dtype)
+        self._affine((num_channels,), affine, affine and bias, device, dtype)
 
     def forward(self, input: Array) -> Array:
         return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
@@ -147,29 +151,70 @@ class GroupNorm(_Affine):
         return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
 
 
-class InstanceNorm2d(_Affine):
-    """Normalises each channel of each image (Ulyanov et al. 2016): (N, C, H, W). Without running statistics."""
+class RMSNorm(_Affine):
+    """Divides each sample by the root of the mean square of its last axes (Zhang and Sennrich 2019).
+
+    >>> import dagrun as dr
+    >>> dr.nn.RMSNorm(2)(dr.asarray([[1.0, 7.0]], dtype="float32")).detach()
+    array([[0.2, 1.4]], dtype=float32)
+    """
+
+    def __init__(
+        self, normalized_shape: int | Sequence[int], eps: float | None = None, elementwise_affine: bool = True,
+        device: Any = None, dtype: Any = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+        self.normalized_shape, self.eps, self.elementwise_affine = shape, eps, elementwise_affine
+        self.register_parameter("weight", blank(shape, device, dtype) if elementwise_affine else None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Scale 1."""
+        if self.weight is not None:
+            init.ones_(self.weight)
+
+    def forward(self, input: Array) -> Array:
+        return F.rms_norm(input, self.normalized_shape, self.weight, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
+
+
+class _InstanceNorm(_BatchNorm):
+    """Normalises each channel of each image or line (Ulyanov et al. 2016), by its own mean and variance.
+
+    With `track_running_stats`, running means of them are kept in training and used in evaluation.
+    """
 
     def __init__(
         self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = False,
-        track_running_stats: bool = False, device: Any = None, dtype: Any = None,
+        track_running_stats: bool = False, device: Any = None, dtype: Any = None, *, bias: bool = True,
     ) -> None:  # fmt: skip
-        super().__init__()
-        if track_running_stats:
-            raise NotImplementedError("InstanceNorm2d: track_running_stats is not there; use BatchNorm2d")
-        self.num_features, self.eps, self.momentum, self.affine = num_features, eps, momentum, affine
-        self._affine((num_features,), affine, affine, device, dtype)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
 
     def forward(self, input: Array) -> Array:
-        if input.ndim != 4 or input.shape[1] != self.num_features:
-            raise ValueError(
-                f"InstanceNorm2d({self.num_features}) of an input of shape {input.shape}: expected 4 axes, "
-                f"the second of {self.num_features} channels"
-            )
-        return F.group_norm(input, self.num_features, self.weight, self.bias, self.eps)
+        self._check(input, input.ndim - self.axes[0])
+        x = input if input.ndim == self.axes[-1] else ops.expand_dims(input, 0)
+        y = F.instance_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias,
+            self.training or not self.track_running_stats, 0.0 if self.momentum is None else self.momentum, self.eps,
+        )  # fmt: skip
+        return y if x is input else y[0]
 
-    def extra_repr(self) -> str:
-        return f"{self.num_features}, eps={self.eps}, affine={self.affine}"
+
+class InstanceNorm1d(_InstanceNorm):
+    """Instance normalisation of (N, C, L) or (C, L)."""
+
+    __doc__ = f"{__doc__}\n\n{_InstanceNorm.__doc__}"
+    axes = (2, 3)
+
+
+class InstanceNorm2d(_InstanceNorm):
+    """Instance normalisation of (N, C, H, W) or (C, H, W)."""
+
+    __doc__ = f"{__doc__}\n\n{_InstanceNorm.__doc__}"
+    axes = (3, 4)
 
 
 class LocalResponseNorm(Module):

@@ -3,6 +3,9 @@
 from dagrun.ops import assignment as assignment
 from dagrun.ops import protocols as protocols
 from dagrun.ops import random
+from dagrun.ops.assignment import (
+    put_along_axis,
+)
 from dagrun.ops.comparing import (
     allclose,
     array_equal,
@@ -51,6 +54,12 @@ from dagrun.ops.dtypes import (
     uint64,
 )
 from dagrun.ops.dtypes import bool_ as bool
+from dagrun.ops.einstein import (
+    einsum,
+)
+from dagrun.ops.exponentials import (
+    logsumexp,
+)
 from dagrun.ops.indexing import (
     take,
     take_along_axis,
@@ -198,6 +207,9 @@ from dagrun.ops.movement import (
     copy,
     to_device,
 )
+from dagrun.ops.padding import (
+    pad,
+)
 from dagrun.ops.reductions import (
     all,
     any,
@@ -300,6 +312,7 @@ __all__ = [
     "divmod",
     "dot",
     "e",
+    "einsum",
     "empty",
     "empty_like",
     "equal",
@@ -356,6 +369,7 @@ __all__ = [
     "logical_not",
     "logical_or",
     "logical_xor",
+    "logsumexp",
     "matmul",
     "matrix_transpose",
     "max",
@@ -375,12 +389,14 @@ __all__ = [
     "ones",
     "ones_like",
     "outer",
+    "pad",
     "permute_dims",
     "pi",
     "positive",
     "pow",
     "power",
     "prod",
+    "put_along_axis",
     "rad2deg",
     "random",
     "ravel",

@@ -19,8 +19,10 @@ from dagrun.ops.indexing import (
     explain_index,
     gather,
     indices_first,
+    integers,
     selection,
 )
+from dagrun.ops.manipulation import normal_axis
 from dagrun.ops.promotion import check_fits
 from dagrun.ops.selection import WHERE
 from dagrun.record import Body, Gradients, Operator, apply, common_device
@@ -116,6 +118,30 @@ def setitem(x: Array, key: Any, value: Any) -> None:
     value = value.astype(x.dtype, copy=False)
     inputs = tuple(copied(array) if array._buffer == x._buffer else array for array in (value, *chosen.arrays))
     _put(view, inputs[0], inputs[1:], chosen.axes, chosen.place, chosen.names)
+
+
+def put_along_axis(x: Array, indices: Any, values: Any, /, axis: int = -1) -> None:
+    """Sets elements of x, in place, at the indices that an array of as many axes holds along one: `take_along_axis`.
+
+    `values` broadcast to the indices' shape. Of equal indices the last counts. An index out of range fails when the
+    values are computed: IndexError at the wait. NumPy's function of this name.
+
+        >>> import dagrun as dr
+        >>> x = dr.zeros((2, 3))
+        >>> dr.put_along_axis(x, dr.asarray([[2], [0]]), dr.asarray([[5.0], [7.0]]), axis=1)
+        >>> x
+        array([[0., 0., 5.],
+               [7., 0., 0.]])
+    """
+    index = integers(indices, x, "put_along_axis")
+    if index.ndim != x.ndim:
+        raise ValueError(f"put_along_axis: {index.ndim} axes of indices and {x.ndim} of the array, expected the same")
+    place = normal_axis(axis, x.ndim, "put_along_axis")
+    key: list[Any] = [
+        np.arange(length).reshape([-1 if d == k else 1 for k in range(x.ndim)]) for d, length in enumerate(x.shape)
+    ]
+    key[place] = index
+    x[tuple(key)] = values
 
 
 def _fitting(value: Array, shape: tuple[int, ...]) -> Array:

@@ -51,22 +51,24 @@ def dense_shape(target: Sequence[int], indices: Sequence[Any], axes: Sequence[in
 
 
 def walk_of_indices(
-    target: Any, indices: Sequence[Any], axes: tuple[int, ...], place: int, names: Sequence[int]
+    target: Any, indices: Sequence[Any], axes: tuple[int, ...], place: int, names: Sequence[int], back: bool = True
 ) -> Walk:
-    """How `target[..., i, j, ...]` is walked: indices i, j into `axes`, their dimensions standing at `place`."""
+    """How `target[..., i, j, ...]` is walked: indices i, j into `axes`, their dimensions standing at `place`.
+
+    `back`: negative indices count from the end.
+    """
     shape = dense_shape(target.shape, indices, axes, place)
     kept = [axis for axis in range(target.ndim) if axis not in axes]
     count = len(shape) - len(kept)
     source = (*kept[:place], *(-1,) * count, *kept[place:])
     broadcast, behind = shape[place : place + count], (0,) * (len(kept) - place)
+    strides = [(*(0,) * place, *broadcast_strides(index, broadcast), *behind) for index in indices]
     found = tuple(
-        Index(
-            (*(0,) * place, *broadcast_strides(index, broadcast), *behind), target.shape[axis], target.strides[axis], n
-        )
-        for index, axis, n in zip(indices, axes, names, strict=True)
+        Index(own, target.shape[axis], target.strides[axis], name, back)
+        for own, axis, name in zip(strides, axes, names, strict=True)
     )
-    strides = tuple(target.strides[axis] if axis >= 0 else 0 for axis in source)
-    return Walk(shape, source, tuple(range(place, place + count)), strides, found)
+    along = tuple(target.strides[axis] if axis >= 0 else 0 for axis in source)
+    return Walk(shape, source, tuple(range(place, place + count)), along, found)
 
 
 def walk_along(target: Any, index: Any, axis: int, shape: tuple[int, ...]) -> Walk:

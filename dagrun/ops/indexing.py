@@ -240,8 +240,9 @@ def explain_index(code: int, details: tuple[int, ...]) -> tuple[type[Exception],
 
 
 def _infer_take(
-    inputs: Sequence[Any], scalars: Sequence[Any], *, axes: tuple[int, ...], place: int, names: tuple[int, ...]
-) -> Any:
+    inputs: Sequence[Any], scalars: Sequence[Any], *, axes: tuple[int, ...], place: int, names: tuple[int, ...],
+    back: bool,
+) -> Any:  # fmt: skip
     return ((dense_shape(inputs[0].shape, inputs[1:], axes, place), inputs[0].dtype),)
 
 
@@ -250,17 +251,24 @@ def indices_first(xp: Any, x: Any, axes: tuple[int, ...]) -> Any:
     return xp.moveaxis(x, axes, range(len(axes)))
 
 
-def _compute_take(xp: Any, x: Any, *indices: Any, axes: tuple[int, ...], place: int, names: tuple[int, ...]) -> Any:
+def _compute_take(
+    xp: Any, x: Any, *indices: Any, axes: tuple[int, ...], place: int, names: tuple[int, ...], back: bool
+) -> Any:
+    for index, axis, name in () if back else zip(indices, axes, names, strict=True):
+        wrong = xp.flatnonzero(index < 0)
+        if wrong.size:
+            raise IndexError(explain_index(0, (index.flat[wrong[0]], x.shape[axis], wrong[0], name))[1])
     found = indices_first(xp, x, axes)[indices]
     count = found.ndim - x.ndim + len(axes)
     return xp.moveaxis(found, range(count), range(place, place + count))
 
 
 def _lower_take(
-    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], *, axes: Any, place: int, names: Any
-) -> tuple[Body, ...] | None:
+    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], *, axes: Any, place: int, names: Any,
+    back: bool,
+) -> tuple[Body, ...] | None:  # fmt: skip
     x, *indices = inputs
-    return gather_bodies(outputs[0], x, indices, walk_of_indices(x, indices, axes, place, names))
+    return gather_bodies(outputs[0], x, indices, walk_of_indices(x, indices, axes, place, names, back))
 
 
 TAKEN, TAKEN_ALONG = Gradients(), Gradients()  # their rules need the adjoints: see `ops.scattering`
@@ -268,14 +276,22 @@ TAKE = Operator("take", _infer_take, _compute_take, _lower_take, explain_index, 
 
 
 @lru_cache(MOST_PLANS)
-def _take_plan(layouts: tuple[Any, ...], axes: tuple[int, ...], place: int, names: tuple[int, ...]) -> Known:
-    return signature_for(TAKE, layouts, attributes=(("axes", axes), ("place", place), ("names", names)))
+def _take_plan(
+    layouts: tuple[Any, ...], axes: tuple[int, ...], place: int, names: tuple[int, ...], back: bool
+) -> Known:
+    attributes = (("axes", axes), ("place", place), ("names", names), ("back", back))
+    return signature_for(TAKE, layouts, attributes=attributes)
 
 
-def gather(x: Array, indices: tuple[Array, ...], axes: tuple[int, ...], place: int, names: tuple[int, ...]) -> Array:
-    """The operator `take`: elements at indices into `axes`, the indices' dimensions at `place`."""
+def gather(
+    x: Array, indices: tuple[Array, ...], axes: tuple[int, ...], place: int, names: tuple[int, ...], back: bool = True
+) -> Array:
+    """The operator `take`: elements at indices into `axes`, the indices' dimensions at `place`.
+
+    Negative indices count from the end with `back`, else they are out of range.
+    """
     layouts = (x._layout, *(index._layout for index in indices))
-    return submit(_take_plan(layouts, axes, place, names), (x, *indices), device_index(x.device))
+    return submit(_take_plan(layouts, axes, place, names, back), (x, *indices), device_index(x.device))
 
 
 def integers(indices: Any, x: Array, name: str) -> Array:

@@ -16,9 +16,11 @@ import numpy as np
 
 from dagrun.array import Array, as_array, extend
 from dagrun.ops import (
+    assignment,
     comparing,
     creation,
     dtypes,
+    einstein,
     indexing,
     joining,
     linalg,
@@ -26,6 +28,7 @@ from dagrun.ops import (
     mathematics,
     matrices,
     movement,
+    padding,
     reductions,
     selection,
     sorting,
@@ -157,9 +160,11 @@ def _copyto(dst: Any, src: Any) -> None:
 
 
 _NAMES: tuple[tuple[ModuleType, str], ...] = (
+    (assignment, "put_along_axis"),
     (comparing, "allclose array_equal isclose"),
     (creation, "empty_like full_like ones_like zeros_like"),
     (dtypes, "can_cast result_type"),
+    (einstein, "einsum"),
     (indexing, "take take_along_axis"),
     (joining, "array_split concatenate hstack repeat roll split stack tile unstack vstack"),
     (linalg, "dot inner outer tensordot"),
@@ -170,6 +175,7 @@ _NAMES: tuple[tuple[ModuleType, str], ...] = (
     (mathematics, "round"),
     (matrices, "diag diff trace tril triu"),
     (movement, "astype copy"),
+    (padding, "pad"),
     (
         reductions,
         "all any argmax argmin count_nonzero cumprod cumsum cumulative_prod cumulative_sum max mean median min prod "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import inf
+from math import inf, isfinite
 from typing import Any
 
 from dagrun.array import Array
@@ -46,11 +46,14 @@ def scale_gradients(parameters: Sequence[Array], factor: Array) -> None:
 
 
 @no_grad()
-def clip_grad_norm_(parameters: Array | Iterable[Array], max_norm: float, norm_type: float = 2.0) -> Array:
+def clip_grad_norm_(
+    parameters: Array | Iterable[Array], max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
+) -> Array:
     """Scales the gradients so that their norm, as one vector, is at most `max_norm`; returns what it was.
 
     g <- g min(1, max_norm / (norm + 1e-6)) (Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent
-    neural networks", 2013). The norm is an array of one element, on the device of the first parameter.
+    neural networks", 2013). The norm is an array of one element, on the device of the first parameter. With
+    `error_if_nonfinite` it is waited for, and RuntimeError raised where it is NaN or infinite.
 
         >>> import dagrun as dr
         >>> p = dr.asarray([0.0, 0.0], requires_grad=True)
@@ -70,6 +73,8 @@ def clip_grad_norm_(parameters: Array | Iterable[Array], max_norm: float, norm_t
         norm = largest(parts)
     else:
         norm = sqrt(total(parts)) if norm_type == 2 else total(parts) ** (1 / norm_type)
+    if error_if_nonfinite and not isfinite(norm.item()):
+        raise RuntimeError(f"clip_grad_norm_: the norm of the gradients is {norm.item()}, expected a finite number")
     scale_gradients(members, minimum(max_norm / (norm + 1e-6), 1.0))
     return norm
 

@@ -77,7 +77,7 @@ class LRScheduler:
         for name, value in vars(self).items():
             if name == "_schedulers":
                 state[name] = [scheduler.state_dict() for scheduler in value]
-            elif name not in ("optimizer", "lr_lambdas"):
+            elif name not in ("optimizer", "lr_lambdas", "scale_fn"):
                 state[name] = value
         return state
 
@@ -94,6 +94,20 @@ def _at_least(name: str, what: str, value: float, least: float) -> None:
         raise ValueError(f"{name}: {what} is {value}, expected at least {least}")
 
 
+def _for_each_group(name: str, what: str, value: Any, optimizer: Optimizer) -> list[Any]:
+    """One value for each group, from one for all or a sequence."""
+    count = len(optimizer.param_groups)
+    values = list(value) if isinstance(value, Sequence) else [value] * count
+    if len(values) != count:
+        raise ValueError(f"{name}: {len(values)} {what}, expected {count}, one for each group")
+    return values
+
+
+def _check_momentum(name: str, optimizer: Optimizer) -> None:
+    if not all("betas" in group or "momentum" in group for group in optimizer.param_groups):
+        raise ValueError(f"{name}: cycle_momentum=True, but the optimizer has neither momentum nor betas")
+
+
 class LambdaLR(LRScheduler):
     """lr = base f(t), with a function or one for each group."""
 
@@ -101,14 +115,32 @@ class LambdaLR(LRScheduler):
         self, optimizer: Optimizer, lr_lambda: Callable[[float], float] | Sequence[Callable[[float], float]],
         last_epoch: int = -1,
     ) -> None:  # fmt: skip
-        count = len(optimizer.param_groups)
-        self.lr_lambdas = [lr_lambda] * count if callable(lr_lambda) else list(lr_lambda)
-        if len(self.lr_lambdas) != count:
-            raise ValueError(f"LambdaLR: {len(self.lr_lambdas)} functions, expected {count}, one for each group")
+        self.lr_lambdas = _for_each_group("LambdaLR", "functions", lr_lambda, optimizer)
         super().__init__(optimizer, last_epoch)
 
     def rate(self, base_lr: float, epoch: float, group: int) -> float:
-        return base_lr * self.lr_lambdas[group](epoch)
+        return float(base_lr * self.lr_lambdas[group](epoch))
+
+
+class MultiplicativeLR(LRScheduler):
+    """lr = base f(1) f(2) ... f(t), with a function or one for each group."""
+
+    def __init__(
+        self, optimizer: Optimizer, lr_lambda: Callable[[float], float] | Sequence[Callable[[float], float]],
+        last_epoch: int = -1,
+    ) -> None:  # fmt: skip
+        self.lr_lambdas = _for_each_group("MultiplicativeLR", "functions", lr_lambda, optimizer)
+        self._products = [(0, 1.0)] * len(self.lr_lambdas)  # of the last epoch that was asked for
+        super().__init__(optimizer, last_epoch)
+
+    def rate(self, base_lr: float, epoch: float, group: int) -> float:
+        done, product = self._products[group]
+        if epoch < done:
+            done, product = 0, 1.0
+        for number in range(done + 1, int(epoch) + 1):
+            product *= self.lr_lambdas[group](number)
+        self._products[group] = (int(epoch), product)
+        return float(base_lr * product)
 
 
 class ConstantLR(LRScheduler):
@@ -267,6 +299,65 @@ class CosineWarmup(LRScheduler):
         return _cosine(base_lr, self.min_lr, share)
 
 
+class CyclicLR(LRScheduler):
+    """lr goes up from base_lr to max_lr in `step_size_up` steps and down again in `step_size_down` (as many if None).
+
+    Smith, "Cyclical learning rates for training neural networks" (2017). The height of cycle n, from 1 on, is that of
+    the first ("triangular"), half of the one before ("triangular2"), or shrinks in each step by `gamma` ("exp_range");
+    `scale_fn`, of n or with `scale_mode` "iterations" of the step, replaces that. With `cycle_momentum` the momentum
+    (or betas[0]) goes the opposite way, from max_momentum to base_momentum and back. Call `step` after each batch.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, base_lr: float | Sequence[float], max_lr: float | Sequence[float],
+        step_size_up: int = 2000, step_size_down: int | None = None, mode: str = "triangular", gamma: float = 1.0,
+        scale_fn: Callable[[float], float] | None = None, scale_mode: str = "cycle", cycle_momentum: bool = True,
+        base_momentum: float | Sequence[float] = 0.8, max_momentum: float | Sequence[float] = 0.9, last_epoch: int = -1,
+    ) -> None:  # fmt: skip
+        name = "CyclicLR"
+        if mode not in ("triangular", "triangular2", "exp_range") or scale_mode not in ("cycle", "iterations"):
+            raise ValueError(
+                f"{name}: mode {mode!r} and scale_mode {scale_mode!r}, expected 'triangular', 'triangular2' or "
+                "'exp_range', and 'cycle' or 'iterations'"
+            )
+        if cycle_momentum:
+            _check_momentum(name, optimizer)
+        self.step_size_up = float(step_size_up)
+        self.step_size_down = float(step_size_up if step_size_down is None else step_size_down)
+        _at_least(name, "the smaller step size", min(self.step_size_up, self.step_size_down), 1)
+        self.mode, self.gamma, self.scale_fn, self.scale_mode = mode, gamma, scale_fn, scale_mode
+        self.cycle_momentum = cycle_momentum
+        self.max_lrs = _for_each_group(name, "rates in max_lr", max_lr, optimizer)
+        self.base_momentums = _for_each_group(name, "values in base_momentum", base_momentum, optimizer)
+        self.max_momentums = _for_each_group(name, "values in max_momentum", max_momentum, optimizer)
+        if last_epoch == -1:
+            rates = _for_each_group(name, "rates in base_lr", base_lr, optimizer)
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["initial_lr"] = rate
+        super().__init__(optimizer, last_epoch)
+
+    def _height(self, epoch: float) -> float:
+        """How far up the way is, in an epoch, as a share of the first cycle's."""
+        length = self.step_size_up + self.step_size_down
+        cycle = math.floor(1 + epoch / length)
+        place, peak = 1.0 + epoch / length - cycle, self.step_size_up / length
+        share = place / peak if place <= peak else (place - 1) / (peak - 1)
+        if self.scale_fn is not None:
+            return share * self.scale_fn(cycle if self.scale_mode == "cycle" else epoch)
+        if self.mode == "exp_range":
+            return float(share * self.gamma**epoch)
+        return share if self.mode == "triangular" else share / 2.0 ** (cycle - 1)
+
+    def rate(self, base_lr: float, epoch: float, group: int) -> float:
+        return float(base_lr + (self.max_lrs[group] - base_lr) * self._height(epoch))
+
+    def momentum(self, epoch: float, group: int) -> float | None:
+        if not self.cycle_momentum:
+            return None
+        highest: float = self.max_momentums[group]
+        return highest - (highest - self.base_momentums[group]) * self._height(epoch)
+
+
 class OneCycleLR(LRScheduler):
     """One cycle: from max_lr / div_factor up to max_lr, then down to max_lr / div_factor / final_div_factor.
 
@@ -292,11 +383,9 @@ class OneCycleLR(LRScheduler):
         if anneal_strategy not in ("cos", "linear"):
             raise ValueError(f"OneCycleLR: anneal_strategy is {anneal_strategy!r}, expected 'cos' or 'linear'")
         groups = optimizer.param_groups
-        if cycle_momentum and not all("betas" in group or "momentum" in group for group in groups):
-            raise ValueError("OneCycleLR: cycle_momentum=True, but the optimizer has neither momentum nor betas")
-        highest = [float(x) for x in max_lr] if isinstance(max_lr, Sequence) else [float(max_lr)] * len(groups)
-        if len(highest) != len(groups):
-            raise ValueError(f"OneCycleLR: {len(highest)} rates in max_lr, expected {len(groups)}, one for each group")
+        if cycle_momentum:
+            _check_momentum("OneCycleLR", optimizer)
+        highest = [float(x) for x in _for_each_group("OneCycleLR", "rates in max_lr", max_lr, optimizer)]
         self.total_steps, self.anneal_strategy, self.cycle_momentum = total_steps, anneal_strategy, cycle_momentum
         self.base_momentum, self.max_momentum = base_momentum, max_momentum
         self.max_lrs, self.div_factor, self.final_div_factor = highest, div_factor, final_div_factor
@@ -461,11 +550,13 @@ __all__ = [
     "CosineAnnealingLR",
     "CosineAnnealingWarmRestarts",
     "CosineWarmup",
+    "CyclicLR",
     "ExponentialLR",
     "LRScheduler",
     "LambdaLR",
     "LinearLR",
     "MultiStepLR",
+    "MultiplicativeLR",
     "OneCycleLR",
     "PolynomialLR",
     "ReduceLROnPlateau",

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from contextvars import copy_context
 from typing import Any
 
+from dagrun.autodiff.functions import in_checkpoint
 from dagrun.autodiff.modes import anomaly, detect_anomaly
 from dagrun.core import native
 from dagrun.nn import Module
@@ -43,10 +44,18 @@ _current = _Current()
 
 
 def meet(offer: Any, combine: Callable[[list[Any]], Any]) -> Any:
-    """Brings `offer` to the other replicas; gives what `combine` makes of all offers, in the order of the replicas."""
+    """Brings `offer` to the other replicas; gives what `combine` makes of all offers, in the order of the replicas.
+
+    RuntimeError inside a `checkpoint` of one replica: it would be computed again without the others.
+    """
     group, rank = _current.group, _current.rank
     if group is None:
         return combine([offer])
+    if in_checkpoint():
+        raise RuntimeError(
+            "dr.checkpoint around a layer where replicas meet (such as SyncBatchNorm): backward computes each replica "
+            "again, alone; put the checkpoint around the call of the DataParallel module, or leave this layer out of it"
+        )
     group.offers[rank] = (offer, combine)
     group.back.release()
     group.turns[rank].acquire()

@@ -45,7 +45,8 @@ class SyncBatchNorm(BatchNorm2d, MeetingLayer):
             var = self.running_var
             centred = input - self.running_mean.reshape(shape)
         y = centred / ops.sqrt(var + self.eps).reshape(shape)
-        return y if self.weight is None else y * self.weight.reshape(shape) + self.bias.reshape(shape)
+        y = y if self.weight is None else y * self.weight.reshape(shape)
+        return y if self.bias is None else y + self.bias.reshape(shape)
 
     def _move_running(self, mean: Array, unbiased: Array) -> None:
         with no_grad():

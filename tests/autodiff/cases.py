@@ -72,6 +72,12 @@ def _assigned(key: Any) -> Callable[..., Any]:
     return function
 
 
+def _put_along(x: Any, values: Any) -> Any:
+    y = x * 1.5
+    dr.put_along_axis(y, ALONG, values * values, 1)
+    return y * x
+
+
 INDEX = [2, 0, 2, -1]
 ALONG = np.random.default_rng(3).integers(0, 4, (3, 5))
 MASK = np.random.default_rng(4).random((3, 4)) > 0.5
@@ -121,6 +127,15 @@ CASES: list[Case] = [
     Case("outer", dr.outer, ((3,), (4,))),
     Case("tensordot", lambda x, y: dr.tensordot(x, y, 1), ((2, 3, 4), (4, 2))),
     Case("vecdot", dr.vecdot, ((3, 4), (3, 4))),
+    Case("einsum", lambda x, y: dr.einsum("ij,jk->ik", x, y), ((3, 4), (4, 2))),
+    Case("einsum", lambda x, y, z: dr.einsum("bij,b,jk->bki", x, y, z), ((2, 3, 4), (2,), (4, 2))),
+    Case("einsum", lambda x, y: dr.einsum("iji,...j->...i", x, y), ((3, 2, 3), (4, 2))),
+    Case("einsum", lambda x, y: dr.einsum("ij,jk->k", x, y), ((2, 1), (3, 4))),
+    Case("logsumexp", dr.logsumexp, any_shape=True),
+    Case("logsumexp", lambda x: dr.logsumexp(x, (0, -1), keepdims=True), ((3, 4, 2),)),
+    Case("pad", lambda x: dr.pad(x * x, ((1, 0), (0, 2)), constant_values=3)),
+    Case("pad", lambda x: dr.pad(x, (1, 5), "reflect") ** 2), Case("pad", lambda x: dr.pad(x * x, 2, "edge")),
+    Case("put_along_axis", lambda x, v: _put_along(x, v), ((3, 4), (3, 5))),
     Case("reshape", lambda x: x.reshape(2, -1) * 2),
     Case("reshape", lambda x: x.T.reshape(-1)),
     Case("ravel", dr.ravel), Case("flatten", dr.flatten),

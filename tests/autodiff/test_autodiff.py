@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import dagrun as dr
+from dagrun.autodiff.modes import anomaly
 from dagrun.errors import OperationError
 
 
@@ -254,6 +255,77 @@ def test_functions_are_differentiated_by_what_they_close_over_too() -> None:
     g = dr.grad(lambda x: (x * x * w).sum())(dr.asarray([2.0]))
     g.sum().backward()
     assert w.grad.tolist() == [4]
+
+
+# ---- modes of generators
+
+
+@pytest.mark.parametrize("mode", [dr.no_grad, dr.detect_anomaly])
+def test_a_decorated_generator_has_its_mode_while_it_runs(mode: Any) -> None:
+    def state() -> Any:
+        return dr.is_grad_enabled(), anomaly.on
+
+    outside, events = state(), []
+
+    @mode()
+    def numbers(count: int) -> Any:
+        try:
+            for number in range(count):
+                try:
+                    sent = yield number, state()
+                except KeyError as error:
+                    events.append((str(error), state()))
+                else:
+                    events.append((sent, state()))
+        finally:
+            events.append(("closed", state()))
+        return "end"
+
+    with mode():
+        inside = state()
+    assert inside != outside
+    steps = numbers(3)
+    assert next(steps) == (0, inside) and state() == outside
+    assert steps.send("a") == (1, inside) and state() == outside
+    assert steps.throw(KeyError("b")) == (2, inside) and state() == outside
+    with pytest.raises(StopIteration, match="end"):
+        next(steps)
+    steps = numbers(3)
+    next(steps)
+    steps.close()
+    assert events == [("a", inside), ("'b'", inside), (None, inside), ("closed", inside), ("closed", inside)]
+    with pytest.raises(ValueError, match="mine"):
+        for _ in numbers(2):
+            raise ValueError("mine")
+    assert state() == outside
+
+
+def test_a_generator_without_gradients_passes_its_failure_on() -> None:
+    @dr.enable_grad()
+    def one() -> Any:
+        yield dr.is_grad_enabled()
+        raise ValueError("from within")
+
+    with dr.no_grad(), pytest.raises(ValueError, match="from within"):
+        for on in one():
+            assert on and not dr.is_grad_enabled()
+    assert dr.is_grad_enabled()
+
+
+# ---- text
+
+
+def test_an_array_shows_where_its_gradient_goes() -> None:
+    x = dr.asarray([1.0, 2.0], requires_grad=True)
+    assert repr(x) == "array([1., 2.], requires_grad=True)" and str(x) == "[1. 2.]"
+    assert repr(x * 2) == "array([2., 4.], grad_fn=<multiply>)"
+    assert repr(x[1:]) == "array([2.], grad_fn=<view>)"
+    assert repr(dr.topk(x, 1)[0]) == "array([2.], grad_fn=<take_along_axis>)"
+    y = dr.asarray([1, 2], "float32", device="cpu:1", requires_grad=True)
+    assert repr(y) == "array([1., 2.], dtype=float32, device='cpu:1', requires_grad=True)"
+    assert repr(x.detach()) == "array([1., 2.])"
+    with dr.no_grad():
+        assert repr(x * 2) == "array([2., 4.])"
 
 
 # ---- checkpoint

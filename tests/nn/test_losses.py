@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from itertools import groupby, product
@@ -92,14 +93,64 @@ def test_extreme_values_stay_finite():
     np.testing.assert_allclose(loss.numpy(), [0, math.log(2), 0])
     loss.sum().backward()
     assert np.isfinite(x.grad.numpy()).all()
-    probabilities = dr.asarray([0.0, 1.0], requires_grad=True)
-    loss = F.binary_cross_entropy(probabilities, dr.asarray([1.0, 0.0]), reduction="none")
-    assert loss.tolist() == [100.0, 100.0]
     for name in ("elu", "selu", "celu", "softplus", "mish", "logsigmoid", "gelu", "silu"):
         x = dr.asarray([-1e3, 1e3], requires_grad=True)
         y = getattr(F, name)(x)
         y.sum().backward()
         assert np.isfinite(y.numpy()).all() and np.isfinite(x.grad.numpy()).all(), name
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_binary_cross_entropy_at_zero_and_one(dtype):
+    """The logarithm is not below -100, and the slope's denominator not below 1e-12, as in torch."""
+    p, y = (np.array(values, dtype) for values in ([0, 1, 0, 1, 1e-30, 0.25], [1, 0, 0, 1, 1, 0.5]))
+    leaves = [dr.asarray(p, requires_grad=True), dr.asarray(y, requires_grad=True)]
+    loss = F.binary_cross_entropy(*leaves, reduction="none")
+    assert loss.tolist()[:4] == [100, 100, 0, 0]
+    loss.sum().backward()
+    eps = np.asarray(1e-12, dtype)
+    np.testing.assert_allclose(leaves[0].grad.numpy(), (p - y) / np.maximum(p * (1 - p), eps), rtol=1e-6)
+    assert leaves[1].grad.tolist()[:2] == [100, -100]
+    torch = pytest.importorskip("torch")
+    theirs = torch.tensor(p, requires_grad=True)
+    torch.nn.functional.binary_cross_entropy(theirs, torch.tensor(y), reduction="sum").backward()
+    np.testing.assert_allclose(leaves[0].grad.numpy(), theirs.grad.numpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "hinge_embedding_loss"])
+def test_a_number_is_the_target_of_every_element(name, device):
+    loss = getattr(F, name)
+    x = dr.asarray(A, "float32", device=device, requires_grad=True)
+    for target in (1, 1.0, dr.asarray(1.0, dtype="float32", device=device)):
+        found = loss(x, target)
+        assert found.dtype == np.float32
+        assert found.item() == loss(x, dr.ones_like(x)).item()
+    (g,) = dr.gradients(loss(x, 1.0), [x])
+    assert g.tolist() == dr.gradients(loss(x, dr.ones_like(x)), x).tolist()
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("name", ["mse_loss", "l1_loss", "huber_loss"])
+def test_weights_of_elements(name, reduction):
+    torch = pytest.importorskip("torch")
+    theirs = getattr(torch.nn.functional, name)
+    if "weight" not in inspect.signature(theirs).parameters:
+        pytest.skip("an older torch, which has no weights there")
+    expected = theirs(*map(torch.tensor, (A, B)), reduction=reduction, weight=torch.tensor(P)).numpy()
+    found = getattr(F, name)(dr.asarray(A), dr.asarray(B), reduction=reduction, weight=dr.asarray(P))
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12)
+    with pytest.raises(ValueError, match=r"weight of shape \(3,\), expected the input's shape \(4, 3\)"):
+        getattr(F, name)(dr.asarray(A), 0.0, weight=dr.ones(3))
+
+
+def test_more_numbers_as_targets():
+    x = dr.asarray(A)
+    assert F.gaussian_nll_loss(x, 0.0, 1.0).item() == pytest.approx(0.5 * (A * A).mean())
+    assert F.poisson_nll_loss(x, 2).item() == pytest.approx((np.exp(A) - 2 * A).mean())
+    assert F.kl_div(x, 0.5).item() == pytest.approx((0.5 * (np.log(0.5) - A)).mean())
+    for loss in (F.binary_cross_entropy_with_logits, F.binary_cross_entropy):
+        with pytest.raises(ValueError, match=r"a target of shape \(\) .* expected the same shape; dr.full_like"):
+            loss(x, 1.0)
 
 
 def test_mistakes_are_told():
@@ -142,8 +193,13 @@ def test_activations(name, options, device):
 
 def test_activation_options():
     assert repr(nn.LeakyReLU(0.3)) == "LeakyReLU(negative_slope=0.3)" and repr(nn.ReLU(inplace=True)) == "ReLU()"
-    with pytest.raises(TypeError, match="expected nothing"):
+    assert nn.ReLU(True)(dr.asarray([-1.0, 2.0])).tolist() == [0, 2]  # inplace, which does nothing
+    with pytest.raises(TypeError, match="ReLU: too many positional arguments, expected inplace"):
         nn.ReLU(3, 4)
+    with pytest.raises(TypeError, match=r"Tanh: .*'dim', expected nothing"):
+        nn.Tanh(dim=1)
+    with pytest.raises(TypeError, match=r"Threshold: .*'value', expected threshold, value, inplace"):
+        nn.Threshold(0.5)
     with pytest.raises(ValueError, match="'none' or 'tanh'"):
         nn.GELU("x")(dr.ones(1))
 

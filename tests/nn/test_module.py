@@ -126,6 +126,18 @@ def test_state_is_loaded_in_place_or_not_at_all():
         net.load_state_dict({"first.weight": np.zeros(1)}, strict=False)
 
 
+def test_state_in_a_place_of_the_users_and_assigned():
+    net, kept = Net(), {"before": dr.ones(1)}
+    assert net.state_dict(kept, "net.") is kept and list(kept)[:2] == ["before", "net.scale"]
+    assert net.state_dict(keep_vars=True)["scale"] is net.scale and not net.state_dict()["scale"].requires_grad
+    shared = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    shared[1].weight = shared[0].weight
+    wide = {name: np.full(x.shape, 2.0) for name, x in shared.state_dict().items()}
+    shared.load_state_dict(wide, assign=True)
+    assert shared[0].weight is shared[1].weight and shared[0].weight.requires_grad
+    assert shared[0].weight.dtype == np.float64 and shared(dr.ones(2)).tolist() == [26, 26]
+
+
 def test_modes_freezing_and_gradients():
     net = Net()
     assert not net.eval().training and not net.rest[0].training
@@ -152,6 +164,8 @@ def test_to_moves_and_casts(device):
     assert net.float().scale.grad.dtype == np.float32
     assert net.to(np.float64).scale.dtype == np.float64
     assert net.to(device).scale is net.scale
+    assert net.half().scale.dtype == np.float16 and net.double().scale.dtype == np.float64
+    assert str(net.cpu().scale.device) == "cpu:0"
 
 
 def test_hooks_see_and_change():
@@ -163,6 +177,25 @@ def test_hooks_see_and_change():
     for h in (handle, doubled, before):
         h.remove()
     assert layer(dr.ones((3, 2), dtype="float32")).shape == (3, 2) and len(seen) == 1
+
+
+def test_hooks_with_options_and_in_front():
+    class Scaled(nn.Module):
+        def forward(self, x, factor=1.0):
+            return x * factor
+
+    layer, seen = Scaled(), []
+    layer.register_forward_hook(lambda m, inputs, y: seen.append("last"))
+    layer.register_forward_hook(
+        lambda m, inputs, options, y: seen.append((options, y.item())), prepend=True, with_kwargs=True
+    )
+    layer.register_forward_pre_hook(lambda m, inputs, options: (inputs, {"factor": 3.0}), with_kwargs=True)
+    first = layer.register_forward_pre_hook(lambda m, inputs: seen.append("first"), prepend=True)
+    assert layer(dr.asarray(2.0), factor=5.0).item() == 6
+    assert seen == ["first", ({"factor": 3.0}, 6.0), "last"]
+    first.remove()
+    layer(dr.asarray(2.0))
+    assert seen.count("first") == 1
 
 
 def test_paths_follow_the_modules_that_run():
@@ -222,6 +255,21 @@ def test_containers():
     assert not list(table.parameters())
     weights = nn.ParameterList([nn.Parameter([1.0]), np.ones(2)])
     assert list(weights.state_dict()) == ["0", "1"] and weights[1].requires_grad and len(list(weights)) == 2
+    weights += [dr.ones(3)]
+    weights[0] = np.zeros(4)
+    assert [p.shape for p in weights[::2]] == [(4,), (3,)] and list(weights.state_dict()) == ["0", "1", "2"]
+    names = nn.ParameterDict({"b": dr.ones(2), "a": nn.Parameter([1.0])})
+    names["c"] = np.ones(3)
+    assert list(names.state_dict()) == list(names) == ["b", "a", "c"] and len(names) == 3
+    assert all(p.requires_grad for p in names.values()) and dict(names.items())["a"] is names["a"]
+    assert names.pop("a").tolist() == [1] and "a" not in names and names.get("a") is None
+    del names["b"]
+    assert repr(names) == "ParameterDict((c): float64(3,) on cpu:0)"
+    shared = nn.Linear(1, 1)
+    both = nn.ModuleList([shared, shared])
+    assert [name for name, _ in both.named_modules()] == ["", "0"]
+    assert [name for name, _ in both.named_modules(remove_duplicate=False)] == ["", "0", "1"]
+    assert len(nn.ModuleList()) == len(nn.ModuleDict()) == 0
     with pytest.raises(NotImplementedError, match="ModuleList defines no forward"):
         nn.ModuleList([nn.Identity()])(1)
 

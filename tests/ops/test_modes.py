@@ -50,12 +50,14 @@ ARGUMENTS = {
     "clip": (ONE[0], -1, 1),
     "index_add": (ONE[0], [3, 1, 3], TWO[1][:3]),
     "topk": (ONE[0], 5),
+    "einsum": ("ij,jk->ki", *SQUARE),
+    "pad": (ONE[0], (2, 3)),
     "diff": (ONE[0],),
     "outer": (SQUARE[0][0], SQUARE[1][0]),
 }
 NOT_OPERATIONS = {
     "can_cast", "custom_op", "e", "empty", "empty_like", "finfo", "from_dlpack", "iinfo", "inf", "isdtype", "nan",
-    "newaxis", "pi", "random", "result_type",
+    "newaxis", "pi", "put_along_axis", "random", "result_type",
 }  # fmt: skip
 
 

@@ -35,6 +35,16 @@ def test_clip_grad_norm(norm_type: float, max_norm: float, device: str) -> None:
     assert params[-1].grad is None
 
 
+def test_a_norm_that_is_no_number_raises_where_it_is_asked() -> None:
+    params = with_gradients()
+    params[0].grad = dr.full((3, 4), math.inf)
+    before = params[1].grad.tolist()
+    with pytest.raises(RuntimeError, match="the norm of the gradients is inf, expected a finite number"):
+        dr.optim.clip_grad_norm_(params, 1.0, error_if_nonfinite=True)
+    assert params[1].grad.tolist() == before
+    assert dr.optim.clip_grad_norm_(params, 1.0).item() == math.inf  # nothing is raised without waiting
+
+
 def test_clip_grad_norm_as_in_torch() -> None:
     torch = pytest.importorskip("torch")
     params = with_gradients()[:-1]

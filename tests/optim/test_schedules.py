@@ -40,8 +40,25 @@ def sgdr(t: int, first: int, factor: int) -> float:
     return t / length
 
 
+def cyclic(base: float, t: int, kind: int) -> float:
+    """CyclicLR from 0.1 (or 0.2) to 1.1 in 3 steps, back in 5."""
+    low = {BASES[0]: 0.1, BASES[1]: 0.2}[base]
+    cycle, place = divmod(t, 8)
+    share = place / 3 if place <= 3 else (8 - place) / 5
+    return low + (1.1 - low) * share * (1.0, 0.5**cycle, 0.9**t, 1 / (cycle + 1))[kind]
+
+
 CASES: dict[str, tuple[Callable[[Any, Any], Any], Callable[[float, int], float]]] = {
     "lambda": (lambda s, o: s.LambdaLR(o, lambda t: 0.95**t), lambda b, t: b * 0.95**t),
+    "multiplicative": (lambda s, o: s.MultiplicativeLR(o, lambda t: 1 - 0.02 * t),
+                       lambda b, t: b * math.prod([1 - 0.02 * k for k in range(1, t + 1)])),
+    "cyclic": (lambda s, o: s.CyclicLR(o, [0.1, 0.2], 1.1, 3, 5), lambda b, t: cyclic(b, t, 0)),
+    "cyclic, half each time": (lambda s, o: s.CyclicLR(o, [0.1, 0.2], 1.1, 3, 5, "triangular2"),
+                               lambda b, t: cyclic(b, t, 1)),
+    "cyclic, shrinking": (lambda s, o: s.CyclicLR(o, [0.1, 0.2], 1.1, 3, 5, "exp_range", 0.9),
+                          lambda b, t: cyclic(b, t, 2)),
+    "cyclic, own": (lambda s, o: s.CyclicLR(o, [0.1, 0.2], 1.1, 3, 5, scale_fn=lambda n: 1 / n),
+                    lambda b, t: cyclic(b, t, 3)),
     "constant": (lambda s, o: s.ConstantLR(o, 0.25, 4), lambda b, t: b * 0.25 if t < 4 else b),
     "step": (lambda s, o: s.StepLR(o, 7, 0.5), lambda b, t: b * 0.5 ** (t // 7)),
     "multi-step": (lambda s, o: s.MultiStepLR(o, [3, 9, 9, 20], 0.5),
@@ -67,7 +84,8 @@ OWN: dict[str, tuple[Callable[[Any, Any], Any], Callable[[float, int], float]]] 
 @pytest.mark.parametrize("name", [*CASES, *OWN])
 def test_published_formula(name: str) -> None:
     make, formula = {**CASES, **OWN}[name]
-    assert rates(make) == [[formula(base, t) for base in BASES] for t in range(EPOCHS)]
+    for t, found in enumerate(rates(make)):
+        assert found == pytest.approx([formula(base, t) for base in BASES], rel=1e-12 if "cyclic" in name else 0, abs=0)
 
 
 def in_torch(make: Callable[[Any, Any], Any], epochs: int = EPOCHS) -> list[list[float]]:
@@ -126,6 +144,23 @@ def test_one_cycle_as_in_torch(options: dict[str, Any]) -> None:
         own.step()
 
 
+@pytest.mark.parametrize("mode", ["triangular", "triangular2", "exp_range"])
+def test_momentum_goes_the_opposite_way_of_a_cycle_as_in_torch(mode: str) -> None:
+    torch = pytest.importorskip("torch")
+    options = {"base_momentum": [0.5, 0.6], "max_momentum": 0.8, "gamma": 0.95}
+    both = []
+    for module in (dr, torch):
+        optimizer = optimizer_of(module.optim, lambda module=module: module.ones(2, requires_grad=True))
+        both.append((optimizer, module.optim.lr_scheduler.CyclicLR(optimizer, 0.01, [0.1, 0.3], 4, 2, mode, **options)))
+    for _ in range(20):
+        own, theirs = ([(g["lr"], g["momentum"]) for g in optimizer.param_groups] for optimizer, _ in both)
+        for pair, expected in zip(own, theirs, strict=True):
+            assert pair == pytest.approx(expected, rel=1e-9)
+        both[1][0].step()
+        for _, scheduler in both:
+            scheduler.step()
+
+
 def test_one_cycle_turns_betas() -> None:
     optimizer = dr.optim.Adam([dr.ones(2, requires_grad=True)])
     scheduler = schedules.OneCycleLR(optimizer, 0.1, total_steps=10)
@@ -174,5 +209,11 @@ def test_errors_name_the_value() -> None:
         schedules.SequentialLR(optimizer, [schedules.ExponentialLR(optimizer, 0.9)] * 3, [3, 2])
     with pytest.raises(KeyError, match="initial_lr"):
         schedules.StepLR(dr.optim.SGD([dr.ones(2, requires_grad=True)]), 3, last_epoch=4)
+    with pytest.raises(ValueError, match="mode 'up' and scale_mode 'cycle', expected 'triangular'"):
+        schedules.CyclicLR(optimizer, 0.1, 0.2, mode="up")
+    with pytest.raises(ValueError, match="2 rates in max_lr, expected 1"):
+        schedules.CyclicLR(optimizer, 0.1, [0.2, 0.3])
+    with pytest.raises(ValueError, match="cycle_momentum=True, but the optimizer has neither"):
+        schedules.CyclicLR(dr.optim.Adagrad([dr.ones(2, requires_grad=True)]), 0.1, 0.2)
     with pytest.raises(TypeError, match="expected an Optimizer"):
         schedules.StepLR(3, 3)  # type: ignore[arg-type]

@@ -72,6 +72,33 @@ def test_sync_batch_norm_is_batch_norm_of_the_whole_batch() -> None:
     np.testing.assert_allclose(both(here).detach().numpy(), theirs(there).detach().numpy(), atol=2e-6)
 
 
+def checkpointed(whole: bool) -> list[np.ndarray]:
+    """Gradients of a network with SyncBatchNorm on two devices, plain or computed again in backward."""
+    net = DataParallel(SyncBatchNorm.convert(mlp("cpu:0", norm=True)), names("cpu", 2))
+    x = batch(6, 0)[0].detach().requires_grad_()
+    y = dr.checkpoint(net, x) if whole else net(x)
+    (y * y).sum().backward()
+    return [g.numpy() for g in (x.grad, *(p.grad for p in net.parameters()))]
+
+
+def test_checkpoint_around_all_replicas_is_right_and_around_one_refused() -> None:
+    for found, expected in zip(checkpointed(True), checkpointed(False), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+    class Again(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: dr.Array) -> dr.Array:
+            return dr.checkpoint(self.inner, x)
+
+    inner = Again(SyncBatchNorm.convert(mlp("cpu:0", norm=True)))
+    with pytest.raises(RuntimeError, match=r"checkpoint around a layer where replicas meet \(such as SyncBatchNorm\)"):
+        DataParallel(inner, names("cpu", 2))(batch(6, 0)[0])
+    assert DataParallel(inner, ["cpu:0"])(batch(6, 0)[0]).shape[0] == 6  # one replica meets nobody
+
+
 @pytest.mark.parametrize("norm", [False, True])
 def test_as_many_shards_give_the_same_bits_on_any_number_of_devices(norm: bool) -> None:
     def net() -> nn.Module:

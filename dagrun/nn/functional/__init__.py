@@ -31,6 +31,7 @@ from dagrun.nn.functional.attention import (
 from dagrun.nn.functional.convolution import (
     conv1d,
     conv2d,
+    conv_transpose1d,
     conv_transpose2d,
     fold,
     pair,
@@ -46,6 +47,7 @@ from dagrun.nn.functional.dropout import (
 )
 from dagrun.nn.functional.embedding import (
     embedding,
+    one_hot,
 )
 from dagrun.nn.functional.linear import (
     bilinear,
@@ -56,7 +58,6 @@ from dagrun.nn.functional.losses import (
     binary_cross_entropy_with_logits,
     contrastive_loss,
     cosine_embedding_loss,
-    cosine_similarity,
     gaussian_nll_loss,
     hinge_embedding_loss,
     hinge_loss,
@@ -66,7 +67,6 @@ from dagrun.nn.functional.losses import (
     margin_ranking_loss,
     mse_loss,
     multi_margin_loss,
-    pairwise_distance,
     poisson_nll_loss,
     smooth_l1_loss,
     triplet_margin_loss,
@@ -77,6 +77,10 @@ from dagrun.nn.functional.normalization import (
     instance_norm,
     layer_norm,
     local_response_norm,
+    rms_norm,
+)
+from dagrun.nn.functional.padding import (
+    pad,
 )
 from dagrun.nn.functional.pooling import (
     adaptive_avg_pool1d,
@@ -91,11 +95,21 @@ from dagrun.nn.functional.pooling import (
 from dagrun.nn.functional.recurrent import (
     recurrent,
 )
+from dagrun.nn.functional.resampling import (
+    interpolate,
+    pixel_shuffle,
+    pixel_unshuffle,
+)
 from dagrun.nn.functional.softmax import (
     cross_entropy,
     log_softmax,
     nll_loss,
     softmax,
+)
+from dagrun.nn.functional.vectors import (
+    cosine_similarity,
+    normalize,
+    pairwise_distance,
 )
 
 __all__ = [
@@ -113,6 +127,7 @@ __all__ = [
     "contrastive_loss",
     "conv1d",
     "conv2d",
+    "conv_transpose1d",
     "conv_transpose2d",
     "cosine_embedding_loss",
     "cosine_similarity",
@@ -135,6 +150,7 @@ __all__ = [
     "hinge_loss",
     "huber_loss",
     "instance_norm",
+    "interpolate",
     "kl_div",
     "l1_loss",
     "layer_norm",
@@ -151,13 +167,19 @@ __all__ = [
     "multi_head_attention",
     "multi_margin_loss",
     "nll_loss",
+    "normalize",
+    "one_hot",
+    "pad",
     "pair",
     "pairwise_distance",
+    "pixel_shuffle",
+    "pixel_unshuffle",
     "poisson_nll_loss",
     "prelu",
     "recurrent",
     "relu",
     "relu6",
+    "rms_norm",
     "scaled_dot_product_attention",
     "selu",
     "sigmoid",

@@ -1,4 +1,4 @@
-"""Activations that are not operators of their own (relu, sigmoid, tanh, silu, softplus, gelu are), composed of them."""
+"""Activations, composed of operators where they are none of their own. `inplace` is taken and does nothing."""
 
 from __future__ import annotations
 
@@ -7,10 +7,29 @@ import math
 from dagrun import ops
 from dagrun.array import Array
 from dagrun.nn.functional.softmax import softmax
-from dagrun.ops import relu, sigmoid, silu, tanh
 
 
-def leaky_relu(input: Array, negative_slope: float = 0.01) -> Array:
+def relu(input: Array, inplace: bool = False) -> Array:
+    """x where positive, else 0 (Nair and Hinton 2010)."""
+    return ops.relu(input)
+
+
+def sigmoid(input: Array) -> Array:
+    """1 / (1 + exp(-x))."""
+    return ops.sigmoid(input)
+
+
+def tanh(input: Array) -> Array:
+    """The hyperbolic tangent."""
+    return ops.tanh(input)
+
+
+def silu(input: Array, inplace: bool = False) -> Array:
+    """x * sigmoid(x) (Hendrycks and Gimpel 2016, Elfwing et al. 2018)."""
+    return ops.silu(input)
+
+
+def leaky_relu(input: Array, negative_slope: float = 0.01, inplace: bool = False) -> Array:
     """x where positive, else negative_slope * x (Maas et al. 2013)."""
     return ops.where(input > 0, input, input * negative_slope)
 
@@ -25,18 +44,18 @@ def prelu(input: Array, weight: Array) -> Array:
     return ops.where(input > 0, input, input * slope)
 
 
-def elu(input: Array, alpha: float = 1.0) -> Array:
+def elu(input: Array, alpha: float = 1.0, inplace: bool = False) -> Array:
     """x where positive, else alpha * (exp(x) - 1) (Clevert et al. 2016)."""
     # The exponential of the negative part only: elsewhere it may overflow, and infinity times 0 is no gradient.
     return ops.where(input > 0, input, alpha * ops.expm1(ops.minimum(input, 0.0)))
 
 
-def selu(input: Array) -> Array:
+def selu(input: Array, inplace: bool = False) -> Array:
     """The scaled elu that keeps mean 0 and variance 1 (Klambauer et al. 2017, equation 2)."""
     return 1.0507009873554805 * elu(input, 1.6732632423543772)
 
 
-def celu(input: Array, alpha: float = 1.0) -> Array:
+def celu(input: Array, alpha: float = 1.0, inplace: bool = False) -> Array:
     """max(0, x) + min(0, alpha * (exp(x / alpha) - 1)) (Barron 2017)."""
     return ops.where(input > 0, input, alpha * ops.expm1(ops.minimum(input, 0.0) / alpha))
 
@@ -50,7 +69,7 @@ def gelu(input: Array, approximate: str = "none") -> Array:
     return 0.5 * input * (1 + ops.erf(input * math.sqrt(0.5)))
 
 
-def mish(input: Array) -> Array:
+def mish(input: Array, inplace: bool = False) -> Array:
     """x * tanh(softplus(x)) (Misra 2019)."""
     return input * tanh(ops.softplus(input))
 
@@ -66,23 +85,23 @@ def logsigmoid(input: Array) -> Array:
     return -ops.softplus(-input)
 
 
-def hardtanh(input: Array, min_val: float = -1.0, max_val: float = 1.0) -> Array:
+def hardtanh(input: Array, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Array:
     """x limited to [min_val, max_val] (Collobert 2004); slope 0 at the limits."""
     inside = (input > min_val) & (input < max_val)
     return ops.where(inside, input, ops.clip(input.detach(), min_val, max_val))
 
 
-def relu6(input: Array) -> Array:
+def relu6(input: Array, inplace: bool = False) -> Array:
     """x limited to [0, 6] (Krizhevsky 2010)."""
     return hardtanh(input, 0.0, 6.0)
 
 
-def hardsigmoid(input: Array) -> Array:
+def hardsigmoid(input: Array, inplace: bool = False) -> Array:
     """relu6(x + 3) / 6 (Courbariaux et al. 2015)."""
     return relu6(input + 3.0) / 6.0
 
 
-def hardswish(input: Array) -> Array:
+def hardswish(input: Array, inplace: bool = False) -> Array:
     """x * relu6(x + 3) / 6 (Howard et al. 2019)."""
     return input * hardsigmoid(input)
 
@@ -97,7 +116,7 @@ def tanhshrink(input: Array) -> Array:
     return input - tanh(input)
 
 
-def threshold(input: Array, threshold: float, value: float) -> Array:
+def threshold(input: Array, threshold: float, value: float, inplace: bool = False) -> Array:
     """x where above the threshold, else the value."""
     return ops.where(input > threshold, input, value)
 

@@ -201,6 +201,28 @@ def conv_transpose2d(
     return made.astype(_HALF) if half else made
 
 
+def conv_transpose1d(
+    input: Any, weight: Any, bias: Any = None, stride: Pair = 1, padding: Pair = 0, output_padding: Pair = 0,
+    groups: int = 1, dilation: Pair = 1,
+) -> Array:  # fmt: skip
+    """`conv_transpose2d` of lines: input (n, channels, length) or (channels, length), weight (channels, outputs, taps).
+
+    >>> import dagrun as dr
+    >>> from dagrun.nn import functional as F
+    >>> F.conv_transpose1d(dr.asarray([[[1.0, 2.0]]]), dr.ones((1, 1, 2)), stride=2)
+    array([[[1., 1., 2., 2.]]])
+    """
+    x, w = as_array(input), as_array(weight)
+    b = None if bias is None else as_array(bias)
+    _check("conv_transpose1d", x, w, b, 1)
+    x = reshape(x, (*x.shape[:-1], 1, x.shape[-1]))
+    w = reshape(w, (*w.shape[:-1], 1, w.shape[-1]))
+    steps, around, extra, gaps = (
+        _second(value, fill) for value, fill in ((stride, 1), (padding, 0), (output_padding, 0), (dilation, 1))
+    )
+    return squeeze(conv_transpose2d(x, w, b, steps, around, extra, groups, gaps), -2)
+
+
 def unfold(input: Any, kernel_size: Pair, dilation: Pair = 1, padding: Pair = 0, stride: Pair = 1) -> Array:
     """The windows of images as columns (im2col): (n, channels * kernel rows * kernel columns, output places).
 

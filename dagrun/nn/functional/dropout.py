@@ -1,4 +1,4 @@
-"""Dropout: of elements, of channels, of weights; names and arguments as in PyTorch."""
+"""Dropout: of elements, of channels, of weights; names and arguments as in PyTorch. `inplace` does nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def _dropped(name: str, input: Any, p: float, training: bool, axes: int | None, 
     return ops.dropout(x, u, 2.0 if p == 1 else float(p), 0.0 if p == 1 else 1 / (1 - p))
 
 
-def dropout(input: Any, p: float = 0.5, training: bool = True, *, generator: Any = None) -> Array:
+def dropout(
+    input: Any, p: float = 0.5, training: bool = True, inplace: bool = False, *, generator: Any = None
+) -> Array:
     """Each element set to 0 with probability p, the others scaled by 1 / (1 - p) (Srivastava et al. 2014).
 
     Outside of training, and with p = 0, the input itself. The elements are chosen by the next stream of the default
@@ -39,7 +41,9 @@ def dropout(input: Any, p: float = 0.5, training: bool = True, *, generator: Any
     return _dropped("dropout", input, p, training, None, generator)
 
 
-def dropout1d(input: Any, p: float = 0.5, training: bool = True, *, generator: Any = None) -> Array:
+def dropout1d(
+    input: Any, p: float = 0.5, training: bool = True, inplace: bool = False, *, generator: Any = None
+) -> Array:
     """`dropout` of whole channels: input (n, channels, length) or (channels, length)."""
     x = as_array(input)
     if x.ndim not in (2, 3):
@@ -47,7 +51,9 @@ def dropout1d(input: Any, p: float = 0.5, training: bool = True, *, generator: A
     return _dropped("dropout1d", x, p, training, x.ndim - 1, generator)
 
 
-def dropout2d(input: Any, p: float = 0.5, training: bool = True, *, generator: Any = None) -> Array:
+def dropout2d(
+    input: Any, p: float = 0.5, training: bool = True, inplace: bool = False, *, generator: Any = None
+) -> Array:
     """`dropout` of whole channels: input (n, channels, rows, columns) or (channels, rows, columns)."""
     x = as_array(input)
     if x.ndim not in (3, 4):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from dagrun import ops
-from dagrun.array import Array
+from dagrun.array import Array, as_array, asarray, is_weak
 from dagrun.nn.functional.activations import logsigmoid
+from dagrun.nn.functional.vectors import cosine_similarity, pairwise_distance
+from dagrun.record import Gradients, composed
 
 
 def reduced(values: Array, reduction: str) -> Array:
@@ -20,28 +23,54 @@ def reduced(values: Array, reduction: str) -> Array:
     raise ValueError(f"reduction {reduction!r}, expected 'none', 'mean' or 'sum'")
 
 
-def _same_shape(name: str, input: Array, target: Array) -> None:
-    if input.shape != target.shape:
+def _both(input: Any, target: Any) -> tuple[Array, Array]:
+    """Input and target as arrays; a Python number as a target is one of the input's dtype, without axes."""
+    x = as_array(input)
+    return x, target if isinstance(target, Array) else asarray(
+        target, x.dtype if is_weak(target) else None, device=x.device
+    )
+
+
+def _same_shape(name: str, input: Any, target: Any, one_for_all: bool = False) -> tuple[Array, Array]:
+    """Input and target of equal shapes, or a target without axes that counts for all elements, where that is allowed.
+
+    Other shapes that would broadcast are refused: (n, 1) with (n,) is a mistake that would train on n * n pairs.
+    """
+    x, t = _both(input, target)
+    if x.shape != t.shape and not (one_for_all and t.ndim == 0):
         raise ValueError(
-            f"{name}: a target of shape {target.shape} for an input of shape {input.shape}: expected the same"
+            f"{name}: a target of shape {t.shape} for an input of shape {x.shape}, expected the same shape"
+            + (" or one number" if one_for_all else "" if t.ndim else "; dr.full_like(input, number) makes one")
         )
+    return x, t
 
 
-def mse_loss(input: Array, target: Array, reduction: str = "mean") -> Array:
-    """(input - target)**2.
+def _weighted(name: str, values: Array, weight: Array | None, reduction: str) -> Array:
+    """As `reduced`, where each value counts as much as its weight says: the mean is that of the weights."""
+    if weight is None:
+        return reduced(values, reduction)
+    if weight.shape != values.shape:
+        raise ValueError(f"{name}: weight of shape {weight.shape}, expected the input's shape {values.shape}")
+    if reduction == "mean":
+        return ops.sum(values * weight) / ops.sum(weight)
+    return reduced(values * weight, reduction)
+
+
+def mse_loss(input: Array, target: Array | float, reduction: str = "mean", weight: Array | None = None) -> Array:
+    """(input - target)**2; the mean is weighted where there are weights.
 
     >>> import dagrun as dr
     >>> dr.nn.functional.mse_loss(dr.asarray([1.0, 2.0]), dr.asarray([1.0, 4.0])).item()
     2.0
     """
-    _same_shape("mse_loss", input, target)
-    return reduced(ops.square(input - target), reduction)
+    input, target = _same_shape("mse_loss", input, target, one_for_all=True)
+    return _weighted("mse_loss", ops.square(input - target), weight, reduction)
 
 
-def l1_loss(input: Array, target: Array, reduction: str = "mean") -> Array:
-    """|input - target|."""
-    _same_shape("l1_loss", input, target)
-    return reduced(ops.abs(input - target), reduction)
+def l1_loss(input: Array, target: Array | float, reduction: str = "mean", weight: Array | None = None) -> Array:
+    """|input - target|; the mean is weighted where there are weights."""
+    input, target = _same_shape("l1_loss", input, target, one_for_all=True)
+    return _weighted("l1_loss", ops.abs(input - target), weight, reduction)
 
 
 def smooth_l1_loss(input: Array, target: Array, reduction: str = "mean", beta: float = 1.0) -> Array:
@@ -53,28 +82,48 @@ def smooth_l1_loss(input: Array, target: Array, reduction: str = "mean", beta: f
     return huber_loss(input, target, reduction, beta) / beta
 
 
-def huber_loss(input: Array, target: Array, reduction: str = "mean", delta: float = 1.0) -> Array:
-    """d**2 / 2 where |d| < delta, else delta * (|d| - delta / 2) (Huber 1964)."""
-    _same_shape("huber_loss", input, target)
+def huber_loss(
+    input: Array, target: Array | float, reduction: str = "mean", delta: float = 1.0, weight: Array | None = None
+) -> Array:
+    """d**2 / 2 where |d| < delta, else delta * (|d| - delta / 2) (Huber 1964), times the weight if there is one."""
+    input, target = _same_shape("huber_loss", input, target, one_for_all=True)
     if delta <= 0:
         raise ValueError(f"huber_loss: delta is {delta}, expected a positive number")
     difference = input - target
     size = ops.abs(difference)
     values = ops.where(size < delta, 0.5 * ops.square(difference), delta * (size - 0.5 * delta))
-    return reduced(values, reduction)
+    if weight is not None and weight.shape != values.shape:
+        raise ValueError(f"huber_loss: weight of shape {weight.shape}, expected the input's shape {values.shape}")
+    return reduced(values if weight is None else values * weight, reduction)
+
+
+def _logarithm(p: Array) -> Array:
+    return ops.maximum(ops.log(p), -100.0)
+
+
+def _cross_entropies(input: Array, target: Array) -> Array:
+    return -(target * _logarithm(input) + (1 - target) * _logarithm(1 - input))
+
+
+# At 0 and 1 the slope of the logarithm is infinite: there the denominator is limited.
+_CROSS_ENTROPIES = Gradients(
+    lambda g, a, b, xp: g * (a - b) / xp.maximum(a * (1 - a), 1e-12),
+    lambda g, a: g * (_logarithm(1 - a) - _logarithm(a)),
+)
 
 
 def binary_cross_entropy(input: Array, target: Array, weight: Array | None = None, reduction: str = "mean") -> Array:
-    """-(target * log(input) + (1 - target) * log(1 - input)); the logarithms are not below -100, as in PyTorch.
+    """-(target * log(input) + (1 - target) * log(1 - input)); the logarithms are not below -100.
 
-    The input holds probabilities; from logits, `binary_cross_entropy_with_logits` is exact.
+    The slope is (input - target) / max(input * (1 - input), 1e-12); both limits are PyTorch's. The input holds
+    probabilities; from logits, `binary_cross_entropy_with_logits` is exact.
+
+        >>> import dagrun as dr
+        >>> dr.nn.functional.binary_cross_entropy(dr.asarray([0.0, 0.5]), dr.asarray([1.0, 1.0]), reduction="none")
+        array([100.        ,   0.69314718])
     """
-    _same_shape("binary_cross_entropy", input, target)
-    # At 0 and 1 the slope of the logarithm is infinite; PyTorch limits it through input * (1 - input) >= 1e-12.
-    yes, no = (ops.maximum(ops.log(ops.maximum(p, 1e-12)), -100.0) for p in (input, 1 - input))
-    yes = ops.where(input <= 0.0, yes * 0 - 100.0, yes)
-    no = ops.where(input >= 1.0, no * 0 - 100.0, no)
-    values = -(target * yes + (1 - target) * no)
+    input, target = _same_shape("binary_cross_entropy", input, target)
+    values = composed("binary_cross_entropy", _CROSS_ENTROPIES, _cross_entropies, (input, target))
     return reduced(values if weight is None else values * weight, reduction)
 
 
@@ -93,7 +142,7 @@ def binary_cross_entropy_with_logits(
         >>> dr.nn.functional.binary_cross_entropy_with_logits(dr.asarray([1e4]), dr.asarray([1.0])).item()
         0.0
     """
-    _same_shape("binary_cross_entropy_with_logits", input, target)
+    input, target = _same_shape("binary_cross_entropy_with_logits", input, target)
     if pos_weight is None:
         values = (1 - target) * input - logsigmoid(input)
     else:
@@ -106,6 +155,7 @@ def kl_div(input: Array, target: Array, reduction: str = "mean", log_target: boo
 
     Also "batchmean": the sum over the first axis's length, which is the divergence's definition.
     """
+    input, target = _both(input, target)
     if log_target:
         values = ops.exp(target) * (target - input)
     else:
@@ -120,6 +170,7 @@ def poisson_nll_loss(
     input: Array, target: Array, log_input: bool = True, full: bool = False, eps: float = 1e-8, reduction: str = "mean"
 ) -> Array:
     """exp(input) - target * input, or input - target * log(input + eps); `full` adds Stirling's term for the rest."""
+    input, target = _both(input, target)
     values = ops.exp(input) - target * input if log_input else input - target * ops.log(input + eps)
     if full:
         large = ops.where(target > 1, target, 1.0)
@@ -129,9 +180,14 @@ def poisson_nll_loss(
 
 
 def gaussian_nll_loss(
-    input: Array, target: Array, var: Array, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
+    input: Array, target: Array, var: Array | float, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
 ) -> Array:
-    """(log(var) + (input - target)**2 / var) / 2 (Nix and Weigend 1994); variances below eps count as eps."""
+    """(log(var) + (input - target)**2 / var) / 2 (Nix and Weigend 1994); variances below eps count as eps.
+
+    `var`: of the input's shape, one for each of its lines (*, 1) or (*,), or one number for all.
+    """
+    input, target = _both(input, target)
+    _, var = _both(input, var)
     if var.ndim == input.ndim - 1 and var.shape == input.shape[:-1]:
         var = ops.expand_dims(var, -1)
     limited = ops.where(var < eps, var * 0 + eps, var)
@@ -143,7 +199,7 @@ def gaussian_nll_loss(
 
 def hinge_loss(input: Array, target: Array, margin: float = 1.0, reduction: str = "mean") -> Array:
     """max(0, margin - target * input) for targets -1 and 1 (Cortes and Vapnik 1995)."""
-    _same_shape("hinge_loss", input, target)
+    input, target = _same_shape("hinge_loss", input, target, one_for_all=True)
     return reduced(ops.relu(margin - target * input), reduction)
 
 
@@ -175,7 +231,7 @@ def multi_margin_loss(
 
 def hinge_embedding_loss(input: Array, target: Array, margin: float = 1.0, reduction: str = "mean") -> Array:
     """input for target 1, max(0, margin - input) for target -1."""
-    _same_shape("hinge_embedding_loss", input, target)
+    input, target = _same_shape("hinge_embedding_loss", input, target, one_for_all=True)
     values = ops.where(ops.equal(target, 1), input, ops.relu(margin - input))
     return reduced(values, reduction)
 
@@ -185,17 +241,6 @@ def margin_ranking_loss(
 ) -> Array:
     """max(0, -target * (input1 - input2) + margin): target 1 where the first should be larger, else -1."""
     return reduced(ops.relu(-target * (input1 - input2) + margin), reduction)
-
-
-def pairwise_distance(x1: Array, x2: Array, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Array:
-    """The p-norm of x1 - x2 + eps along the last axis."""
-    difference = x1 - x2 + eps
-    if p == 2.0:
-        return ops.sqrt(ops.sum(ops.square(difference), axis=-1, keepdims=keepdim))
-    size = ops.abs(difference)
-    if p == 1.0:
-        return ops.sum(size, axis=-1, keepdims=keepdim)
-    return ops.sum(size**p, axis=-1, keepdims=keepdim) ** (1 / p)
 
 
 def triplet_margin_loss(
@@ -230,12 +275,6 @@ def contrastive_loss(x1: Array, x2: Array, target: Array, margin: float = 1.0, r
     distance = ops.where(apart, ops.sqrt(ops.where(apart, squared, 1.0)), 0.0)
     values = 0.5 * ((1 - target) * squared + target * ops.square(ops.relu(margin - distance)))
     return reduced(values, reduction)
-
-
-def cosine_similarity(x1: Array, x2: Array, dim: int = 1, eps: float = 1e-8) -> Array:
-    """The cosine of the angle between vectors along an axis; norms below eps count as eps."""
-    norms = [ops.sqrt(ops.maximum(ops.sum(ops.square(x), axis=dim), eps * eps)) for x in (x1, x2)]
-    return ops.sum(x1 * x2, axis=dim) / (norms[0] * norms[1])
 
 
 def cosine_embedding_loss(

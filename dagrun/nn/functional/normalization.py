@@ -15,6 +15,7 @@ from dagrun.ops.creation import ones, zeros
 from dagrun.ops.mathematics import sqrt
 from dagrun.ops.normalization import normalize
 from dagrun.ops.pooling import mean_pool
+from dagrun.ops.reductions import mean as mean_of
 from dagrun.record import common_device
 
 
@@ -50,6 +51,21 @@ def _both(x: Array, weight: Array | None, bias: Array | None, count: int) -> tup
         return None, None
     w = ones(count, x.dtype, device=x.device) if weight is None else weight
     return w, zeros(count, x.dtype, device=x.device) if bias is None else bias
+
+
+def _move(average: Array | None, now: Array, rate: float) -> None:
+    """Moves a running average, where there is one, towards a value."""
+    if average is not None:
+        average *= 1 - rate
+        average += (rate * now).astype(average.dtype, copy=False)
+
+
+def _last(name: str, x: Array, normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
+    """The lengths of the last axes that are normalised."""
+    last = (normalized_shape,) if isinstance(normalized_shape, (int, np.integer)) else tuple(normalized_shape)
+    if not last or x.shape[-len(last) :] != last:
+        raise ValueError(f"{name}: input of shape {x.shape} does not end in normalized_shape {last}")
+    return last
 
 
 def batch_norm(
@@ -96,9 +112,7 @@ def batch_norm(
         rate = 0.1 if momentum is None else float(momentum)
         with no_grad():
             for average, now in ((mean, own_mean), (var, own_var * (count / (count - 1)))):
-                if average is not None:
-                    average *= 1 - rate
-                    average += (rate * now).astype(average.dtype, copy=False)
+                _move(average, now, rate)
     return y.reshape(x.shape)
 
 
@@ -116,9 +130,7 @@ def layer_norm(
     """
     name = "layer_norm"
     x = _checked(name, input, 1)
-    last = (normalized_shape,) if isinstance(normalized_shape, (int, np.integer)) else tuple(normalized_shape)
-    if not last or x.shape[-len(last) :] != last:
-        raise ValueError(f"{name}: input of shape {x.shape} does not end in normalized_shape {last}")
+    last = _last(name, x, normalized_shape)
     w, b = _vector(name, "weight", weight, x, last), _vector(name, "bias", bias, x, last)
     if x.size == 0:
         return x.copy()
@@ -149,21 +161,54 @@ def group_norm(input: Any, num_groups: int, weight: Any = None, bias: Any = None
     return _affine(y.reshape(x.shape), w, b, (channels, *(1,) * (x.ndim - 2)))
 
 
+def rms_norm(input: Any, normalized_shape: int | Sequence[int], weight: Any = None, eps: float | None = None) -> Array:
+    """The last axes, of `normalized_shape`, divided by the root of their mean square (Zhang and Sennrich 2019).
+
+    input (..., *normalized_shape), weight of `normalized_shape`; `eps`, the dtype's smallest step unless given, is
+    added to the mean. float16 is computed in float32.
+
+        >>> import dagrun as dr
+        >>> dr.nn.functional.rms_norm(dr.asarray([[1.0, 7.0]]), 2)
+        array([[0.2, 1.4]])
+    """
+    name = "rms_norm"
+    x = _checked(name, input, 1)
+    last = _last(name, x, normalized_shape)
+    w = _vector(name, "weight", weight, x, last)
+    wide = x.astype(np.float32) if x.dtype == np.float16 else x
+    axes = tuple(range(-len(last), 0))
+    eps = float(np.finfo(wide.dtype).eps) if eps is None else eps
+    y = wide / sqrt(mean_of(wide * wide, axes, keepdims=True) + eps)
+    return _affine(y.astype(x.dtype, copy=False), w, None, last)
+
+
 def instance_norm(
-    input: Any, running_mean: Any = None, running_var: Any = None, weight: Any = None, bias: Any = None,
-    use_input_stats: bool = True, momentum: float = 0.1, eps: float = 1e-5,
+    input: Any, running_mean: Array | None = None, running_var: Array | None = None, weight: Any = None,
+    bias: Any = None, use_input_stats: bool = True, momentum: float = 0.1, eps: float = 1e-5,
 ) -> Array:  # fmt: skip
     """`group_norm` with a group for each channel (Ulyanov, Vedaldi and Lempitsky 2016).
 
-    input (n, channels, ...). Without `use_input_stats` the running averages are used, as in `batch_norm`; with it they
-    must be None: running averages of single images are not kept here.
+    input (n, channels, ...). Running averages (channels,), where given, move in place by `momentum` towards the mean
+    of the images' means and variances; without `use_input_stats` they are used instead, as in `batch_norm`. ValueError
+    where a channel of an image has one value only.
     """
-    x = _checked("instance_norm", input, 3)
+    name = "instance_norm"
+    x = _checked(name, input, 3)
     if not use_input_stats:
         return batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
-    if running_mean is not None or running_var is not None:
-        raise NotImplementedError("instance_norm: running averages are not kept; pass None, or use_input_stats=False")
-    return group_norm(x, x.shape[1], weight, bias, eps)
+    count, channels = prod(x.shape[2:]), x.shape[1]
+    if count == 1:
+        raise ValueError(f"{name}: input of shape {x.shape} has one value for a channel of an image, expected more")
+    averages = [
+        _vector(name, what, value, x, (channels,))
+        for what, value in (("running_mean", running_mean), ("running_var", running_var))
+    ]
+    if x.size and any(average is not None for average in averages):
+        with no_grad():
+            _, means, variances = normalize(x.detach().reshape(1, -1, count), None, None, eps)
+            for average, now in zip(averages, (means, variances * (count / (count - 1))), strict=True):
+                _move(average, mean_of(now.reshape(-1, channels), 0), momentum)
+    return group_norm(x, channels, weight, bias, eps)
 
 
 def local_response_norm(input: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Array:
