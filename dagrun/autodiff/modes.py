@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Generator
 from contextlib import ContextDecorator
+from functools import wraps
+from inspect import isgeneratorfunction
 from typing import Any
 
 from dagrun import ops
@@ -19,6 +22,30 @@ class _Switch(ContextDecorator):
 
     def _recreate_cm(self) -> _Switch:
         return _Switch(self._on)  # each call of a decorated function, in whatever thread, has its own
+
+    def __call__(self, function: Any) -> Any:
+        return self._each_step(function) if isgeneratorfunction(function) else super().__call__(function)
+
+    def _each_step(self, function: Callable[..., Generator[Any, Any, Any]]) -> Callable[..., Generator[Any, Any, Any]]:
+        """A generator function whose body runs in the block, and who iterates over it does not."""
+
+        @wraps(function)
+        def steps(*args: Any, **options: Any) -> Generator[Any, Any, Any]:
+            body = function(*args, **options)
+            resume: Callable[[Any], Any] = body.send
+            given: Any = None
+            try:
+                while True:
+                    with self._recreate_cm():
+                        item = resume(given)
+                    try:
+                        given, resume = (yield item), body.send
+                    except BaseException as thrown:
+                        given, resume = thrown, body.throw
+            except StopIteration as end:
+                return end.value
+
+        return steps
 
     def __enter__(self) -> None:
         self._were.append(native.set_gradients(self._on))

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from dagrun.array import Array, as_array, extend, is_weak
+from dagrun.core import native
 from dagrun.ops import (
     comparing,
     creation,
@@ -130,19 +131,30 @@ def _numpy(value: Any) -> Any:
     return value
 
 
+def _tracked(value: Any) -> bool:
+    return value._tracked if type(value) is Array else type(value) in (list, tuple) and any(map(_tracked, value))
+
+
 def _by_numpy(function: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any], writes: int) -> Any:
     """NumPy's own function on the values; waits for them.
 
     What it writes, the first `writes` operands and `out`, are copies that are assigned to the dagrun arrays
-    afterwards: NumPy writes 1-D read-only memory in `ufunc.at` without asking.
+    afterwards: NumPy writes 1-D read-only memory in `ufunc.at` without asking. RuntimeError where that would cut
+    the gradients of the operands or of what is written.
     """
     lent: dict[int, tuple[np.ndarray[Any, Any], Array]] = {}
+    tracked = native.gradients() and any(map(_tracked, (args, *options.values())))
 
     def copied(value: Any) -> Any:
         if type(value) is tuple:
             return tuple(map(copied, value))
         if type(value) is not Array:
             return value
+        if tracked:
+            raise RuntimeError(
+                f"{function.__name__}: NumPy would write into an array outside of the record of gradients; compute it "
+                "under dr.no_grad(), or from dagrun's functions"
+            )
         copy = value.numpy()
         lent[id(copy)] = copy, value
         return copy
