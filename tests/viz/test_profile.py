@@ -5,7 +5,6 @@ from contextlib import contextmanager
 import pytest
 
 import dagrun as dr
-
 from dagrun.viz.intervals import common, length, union
 from dagrun.viz.profile import OperatorTime, Profile, Use
 
