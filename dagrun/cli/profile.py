@@ -38,6 +38,8 @@ def run(args: argparse.Namespace) -> int:
 
     model = dr.models.find(args.model)
     batch = arguments.enough_rows(args.batch or model.batch, len(args.devices))
+    folder = args.output or Path("runs") / args.model
+    folder.mkdir(parents=True, exist_ok=True)  # before running, not after
     replicas, optimizers = data_parallel.replicate(model, args.devices, args.seed)
     rows = arguments.made_up(model, batch, args.seed)
     for _ in range(WARM_UP):
@@ -46,8 +48,6 @@ def run(args: argparse.Namespace) -> int:
     with dr.profile() as profile:
         for _ in range(args.steps):
             data_parallel.step(model, replicas, optimizers, rows)
-    folder = args.output or Path("runs") / args.model
-    folder.mkdir(parents=True, exist_ok=True)
     steps = "1 step" if args.steps == 1 else f"{args.steps} steps"
     title = f"{steps} of {args.model}, {batch} rows on {', '.join(map(str, args.devices))}"
     paths = [

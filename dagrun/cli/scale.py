@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
     model = dr.models.find(args.model)
     batch = arguments.enough_rows(args.batch or model.batch, args.devices)
     folder = args.output or Path("runs") / args.model
+    folder.mkdir(parents=True, exist_ok=True)  # before measuring, not after
     curves = measure(model, args.devices, batch, _MODES[args.mode], args.steps, args.repeats)
     show(args.model, curves)
     print(f"left to look at: {', '.join(map(str, save(args.model, curves, folder, plot=not args.no_plot)))}")
@@ -118,8 +119,7 @@ def show(name: str, curves: Mapping[str, Sequence[scaling.Point]]) -> None:
 
 
 def save(name: str, curves: Mapping[str, Sequence[scaling.Point]], folder: Path, *, plot: bool = True) -> list[Path]:
-    """Writes scaling.json and the picture; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes scaling.json and the picture into a folder that is there; returns their paths."""
     figures = {kind: [asdict(point) for point in points] for kind, points in curves.items()}
     paths = [folder / "scaling.json"]
     paths[0].write_text(json.dumps({"model": name, "cores": scaling.cores(), **figures}, indent=1) + "\n")

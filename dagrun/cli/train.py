@@ -53,8 +53,11 @@ def run(args: argparse.Namespace) -> int:
             f"{newest} is of an earlier run: give --resume to go on from it, or another folder with --output"
         )
     if newest is None and args.resume:
-        raise FileNotFoundError(f"--resume: no checkpoint in {folder}; leave --resume out to begin there")
+        raise FileNotFoundError(f"--resume: no whole checkpoint in {folder}; leave --resume out to begin there")
     trainer, loader, held_out = prepare(model, args.devices, args.epochs, batch, args.seed, folder)
+    if newest is not None:
+        check_length(newest, args.epochs * len(loader))
+    folder.mkdir(parents=True, exist_ok=True)  # before training, not after
     began = time.perf_counter()
     history = trainer.fit(loader, args.epochs, held_out)
     (folder / "history.json").write_text(json.dumps(history, indent=1) + "\n")
@@ -65,6 +68,15 @@ def run(args: argparse.Namespace) -> int:
     )
     print(f"left in {folder}: {dr.train.latest_checkpoint(folder)}, {folder / 'history.json'}")
     return 0
+
+
+def check_length(checkpoint: Path, steps: int) -> None:
+    """ValueError where a checkpoint is of a run of another length: its schedule would be another one."""
+    begun = (dr.train.load_checkpoint(checkpoint)["schedule"] or {}).get("total_steps")
+    if begun != steps:
+        raise ValueError(
+            f"{checkpoint} is of a run of {begun} steps in all, not {steps}: go on with its own --epochs and --batch"
+        )
 
 
 def prepare(model: Any, devices: Any, epochs: int, batch: int, seed: int, folder: Path) -> tuple[Any, Any, Any]:

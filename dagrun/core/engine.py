@@ -210,21 +210,40 @@ def engine_stats() -> dict[str, int | str]:
     return {"core": info.core, "mode": info.mode, "workers": info.workers, **native.stats()}
 
 
+_tracing: dict[int, list[TaskRecord]] = {}  # what the blocks that trace now have so far, by its id
+
+
 @contextmanager
 def tracing() -> Iterator[list[TaskRecord]]:
-    """Within the block, every task is traced; the list holds the records, in program order, after the block."""
+    """Within the block, every task is traced; the list holds the records, in program order, after the block.
+
+    A block within another takes nothing away from it: what it traced is in both lists.
+    """
     wait()
+    _hand_out_trace()
     with _debugger.aside() if _debugger else nullcontext():
-        native.trace(True)
         records: list[TaskRecord] = []
+        _tracing[id(records)] = records
+        native.trace(True)
         try:
             yield records
         finally:
             native.wait_all()
-            traced = native.trace(False)
-            records.extend(_records(*traced))
-            if _debugger:
-                _debugger.show(*traced)
+            _hand_out_trace()
+            del _tracing[id(records)]
+            if _tracing:
+                native.trace(True)
+
+
+def _hand_out_trace() -> None:
+    """Ends tracing, and gives what was traced to every block that traces, and to who debugs."""
+    if _tracing:
+        traced = native.trace(False)
+        found = list(_records(*traced))
+        for records in _tracing.values():
+            records.extend(found)
+        if _debugger:
+            _debugger.show(*traced)
 
 
 def _records(tasks: list[tuple[Any, ...]], events: list[tuple[Any, ...]]) -> Iterator[TaskRecord]:

@@ -337,7 +337,7 @@ def cast_into(source: Any, target: Array, op: Elementwise = COPY) -> None:
         COPY.memory.remember(known, "into", target._layout, source._layout)
         return
     known, scalars = fill_plan(op, target._layout, _key(source))
-    check_fits(source, scalars[0])
+    check_fits(source, target.dtype)
     submit(known, (), where, (target,), scalars, (source,))
 
 

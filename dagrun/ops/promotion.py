@@ -47,8 +47,9 @@ def bounds(dtype: np.dtype[Any]) -> tuple[int, int]:
 
 
 def check_fits(value: Any, dtype: np.dtype[Any]) -> None:
-    """OverflowError, as NumPy raises, where an integer does not fit an integer dtype."""
-    if dtype.kind in "iu" and isinstance(value, int):
+    """OverflowError, as NumPy raises, where a number does not fit an integer dtype; ValueError for a NaN."""
+    if dtype.kind in "iu" and isinstance(value, (int, float)):
+        value = int(value)
         low, high = bounds(dtype)
         if not low <= value <= high:
             raise OverflowError(

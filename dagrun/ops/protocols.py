@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from dagrun.array import Array, as_array, extend
+from dagrun.array import Array, as_array, extend, is_weak
+from dagrun.core import native
 from dagrun.ops import (
     assignment,
     comparing,
@@ -105,11 +106,9 @@ def array_ufunc(self: Array, ufunc: np.ufunc, method: str, *inputs: Any, **optio
         else:
             np.copyto(target, result.numpy(copy=False), casting="same_kind")
         return target
-    if any(type(operand) is Array for operand in out):
-        return NotImplemented
     if any(part is not None for part in out):
         options["out"] = out
-    return getattr(ufunc, method)(*map(_numpy, inputs), **options)
+    return _by_numpy(getattr(ufunc, method), inputs, options, writes=method == "at")
 
 
 _FAMILIAR = (np.ndarray, np.generic, bool, int, float, complex, list, tuple, type(None))
@@ -139,6 +138,47 @@ def _numpy(value: Any) -> Any:
     return value
 
 
+def _tracked(value: Any) -> bool:
+    return value._tracked if type(value) is Array else type(value) in (list, tuple) and any(map(_tracked, value))
+
+
+def _by_numpy(function: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any], writes: int) -> Any:
+    """NumPy's own function on the values; waits for them.
+
+    What it writes, the first `writes` operands and `out`, are copies that are assigned to the dagrun arrays
+    afterwards: NumPy writes 1-D read-only memory in `ufunc.at` without asking. RuntimeError where that would cut
+    the gradients of the operands or of what is written.
+    """
+    lent: dict[int, tuple[np.ndarray[Any, Any], Array]] = {}
+    tracked = native.gradients() and any(map(_tracked, (args, *options.values())))
+
+    def copied(value: Any) -> Any:
+        if type(value) is tuple:
+            return tuple(map(copied, value))
+        if type(value) is not Array:
+            return value
+        if tracked:
+            raise RuntimeError(
+                f"{function.__name__}: NumPy would write into an array outside of the record of gradients; compute it "
+                "under dr.no_grad(), or from dagrun's functions"
+            )
+        copy = value.numpy()
+        lent[id(copy)] = copy, value
+        return copy
+
+    result = function(
+        *(copied(value) if i < writes else _numpy(value) for i, value in enumerate(args)),
+        **{name: copied(value) if name == "out" else _numpy(value) for name, value in options.items()},
+    )
+    for copy, array in lent.values():
+        array[...] = copy
+
+    def returned(value: Any) -> Any:
+        return lent[id(value)][1] if id(value) in lent else value
+
+    return tuple(map(returned, result)) if type(result) is tuple else returned(result)
+
+
 # ---- all other functions: __array_function__
 
 
@@ -154,6 +194,9 @@ def _size(a: Array, axis: int | Sequence[int] | None = None) -> int:
 
 def _copyto(dst: Any, src: Any) -> None:
     if type(dst) is Array:
+        source = np.min_scalar_type(src) if is_weak(src) else as_array(src).dtype
+        if not np.can_cast(source, dst.dtype, "same_kind"):
+            raise TypeError(f"copyto: cannot cast {source} to {dst.dtype} according to the rule 'same_kind'")
         dst[...] = src
     else:
         np.copyto(dst, _numpy(src))
@@ -200,6 +243,7 @@ _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     np.size: _size,
     np.transpose: lambda a, axes=None: manipulation.transpose(a, axes),
 }
+_WRITERS = frozenset((np.copyto, np.fill_diagonal, np.place, np.put, np.put_along_axis, np.putmask))  # in their first
 
 
 def array_function(
@@ -211,7 +255,7 @@ def array_function(
     own = _FUNCTIONS.get(function)
     if own is not None and _takes(own, len(args), options):
         return own(*args, **options)
-    return function(*map(_numpy, args), **{name: _numpy(value) for name, value in options.items()})
+    return _by_numpy(function, args, options, writes=function in _WRITERS)
 
 
 # ---- the array standard

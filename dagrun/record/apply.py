@@ -70,8 +70,10 @@ def pack_scalar(value: Any, dtype: np.dtype[Any]) -> bytes:
         return slot.pack(value)
     except OverflowError:  # a float beyond the largest of its dtype
         return slot.pack(math.copysign(math.inf, value))
-    except struct.error:  # a value of another kind, or an integer beyond the largest double: OverflowError
-        return slot.pack(float(value) if dtype.kind == "f" else int(value))
+    except struct.error:  # a value of another kind; OverflowError for an integer beyond the largest double
+        if dtype.kind == "f" and type(value) is not float:
+            return pack_scalar(float(value), dtype)
+        return slot.pack(int(value))
 
 
 def _arrays_of(operands: Sequence[tuple[Any, int]], layouts: Sequence[Any]) -> list[np.ndarray[Any, Any]]:

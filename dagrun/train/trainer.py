@@ -15,7 +15,7 @@ from dagrun.optim import clip_grad_norm_
 from dagrun.parallel import Replicas, move, row_count
 from dagrun.parallel.compression import Quantized
 from dagrun.train.callbacks import Callback, Checkpoints, ProgressBar
-from dagrun.train.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from dagrun.train.checkpoint import CheckpointError, latest_checkpoint, load_checkpoint, save_checkpoint
 from dagrun.train.interrupts import Interrupts
 from dagrun.train.metrics import Mean
 
@@ -241,8 +241,12 @@ class Trainer:
         return save_checkpoint(path, self.state_dict())
 
     def load(self, path: str | Path) -> None:
-        """Goes on from a checkpoint."""
-        self.load_state_dict(load_checkpoint(path))
+        """Goes on from a checkpoint; CheckpointError where it is of another module."""
+        state = load_checkpoint(path)
+        try:
+            self.load_state_dict(state)
+        except RuntimeError as error:  # what `Module.load_state_dict` raises
+            raise CheckpointError(f"{path} is of another module: {error}") from error
 
 
 class Objective(Module):

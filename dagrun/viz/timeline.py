@@ -66,9 +66,11 @@ def save_timeline(
 
     Rows are threads (a strip below a task then tells its device), or lanes of devices, with a second row where a lane
     ran two tasks at once. `window_ms` shows a part only, in milliseconds from the first task's begin; the time axis
-    keeps counting from there.
+    keeps counting from there. ValueError where the path has another suffix than .svg.
     """
     path = Path(path)
+    if path.suffix != ".svg":
+        raise ValueError(f"a timeline is written as .svg, not {path.suffix or 'without a suffix'}: {path}")
     path.write_text(timeline_svg(records, title=title, rows=rows, window_ms=window_ms), encoding="utf-8", newline="\n")
     return path
 

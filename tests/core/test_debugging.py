@@ -73,9 +73,9 @@ PROGRAM = """
 import dagrun as dr
 a = dr.ones(3)
 a += 1
-with dr.profile() as p:
+with dr.profile() as p, dr.profile() as q:
     b = a * 2
-assert len(p.records) == 1
+assert len(p.records) == len(q.records) == 1
 print(b.sum().item())
 """
 

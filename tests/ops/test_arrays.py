@@ -225,10 +225,35 @@ def test_what_dagrun_lacks_is_computed_by_numpy(tmp_path: object) -> None:
     np.save(tmp_path / "x.npy", x)  # type: ignore[operator]
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), values)  # type: ignore[operator]
     np.testing.assert_allclose(x, values)
-    with pytest.raises(ValueError, match="read-only"):
-        np.fill_diagonal(x, 0)
-    with pytest.raises((TypeError, ValueError)):
-        np.add.at(x, [0], 1)
+
+
+def test_numpy_functions_that_dagrun_lacks_write_into_dagrun_arrays() -> None:
+    values, mask = sample("float64", (3, 3), special=False), np.eye(3, dtype=bool)
+    programs = [
+        lambda x, m: np.add(x, 1, where=m, out=x), lambda x, m: np.add(x, x, out=x, dtype="f4"),
+        lambda x, m: np.modf(x, out=(x, x.copy()))[0], lambda x, m: np.sum(x, axis=0, where=m, out=x[0]),
+        lambda x, m: np.cumsum(x, axis=0, out=x), lambda x, m: np.add.at(x, [0, 0], 1),
+        lambda x, m: np.add.at(x[0], [0, 0], 1), lambda x, m: np.fill_diagonal(x, 7), lambda x, m: np.putmask(x, m, 7),
+        lambda x, m: np.place(x, m, [7, 8]), lambda x, m: np.put(x, [0, 4], 7), lambda x, m: np.copyto(x, 7, where=m),
+        lambda x, m: np.put_along_axis(x, np.zeros((3, 1), int), 7, axis=1),
+    ]  # fmt: skip
+    for number, program in enumerate(programs):
+        plain, x = values.copy(), placed(values)
+        before = x.numpy(copy=False)
+        expected, actual = program(plain, mask), program(x, dr.asarray(mask))
+        check_near(x, plain, 1, number)
+        np.testing.assert_array_equal(before, values)  # what was lent is not written
+        assert (actual is None) == (expected is None) and (actual is None or type(actual) is dr.Array)
+    plain = values.copy()
+    np.testing.assert_array_equal(np.add(plain, 1, where=dr.asarray(mask), out=plain), values + mask)
+    for tracked in programs[0], programs[5], programs[7]:  # a silent cut of the gradient would be a wrong one
+        y = dr.asarray(values, requires_grad=True) * 2
+        with pytest.raises(RuntimeError, match="outside of the record of gradients"):
+            tracked(y, mask)
+        with dr.no_grad():
+            tracked(y, mask)
+    with pytest.raises(TypeError, match="same_kind"):
+        np.copyto(dr.zeros(3, "int64"), placed(values))
 
 
 def test_numpy_writes_into_dagrun_arrays_and_back() -> None:

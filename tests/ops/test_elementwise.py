@@ -154,6 +154,17 @@ def test_comparison_with_integers_out_of_range(name: str) -> None:
             check_same(function(scalar, placed(values)), function(scalar, values), (name, scalar, dtype))
 
 
+@pytest.mark.parametrize("name", ["add", "sub", "truediv", "pow", "lt", "eq"])
+@pytest.mark.parametrize("dtype, scalar", [("float16", 70000), ("float16", -70000), ("float32", 10**40)])
+def test_integers_beyond_the_largest_float_are_infinite(name: str, dtype: str, scalar: int) -> None:
+    function, values = getattr(operator, name), sample(dtype, (5,))
+    with np.errstate(all="ignore"):
+        for _ in range(2):  # the second call comes from the native cache
+            check_near(function(placed(values), scalar), function(values, scalar), 4)
+            check_near(function(scalar, placed(values)), function(scalar, values), 4)
+        check_same(dr.full(2, scalar, dtype), np.full(2, scalar, dtype))
+
+
 @pytest.mark.parametrize("function", [operator.add, operator.mul, operator.lt, operator.matmul])
 def test_sequences_and_numpy_arrays_on_either_side(function: object, device: str) -> None:
     values = sample("float32", (3, 3), special=False)

@@ -150,7 +150,7 @@ def test_assignment_casts_as_numpy(dtype: str, device: str) -> None:
             check_same(x, reference, (dtype, value, key))
 
 
-def test_integers_out_of_range_are_refused() -> None:
+def test_numbers_out_of_range_are_refused() -> None:
     x = dr.zeros(4, "int8")
     for key in (0, slice(1, 3), ..., [1, 2], np.array([True, False, False, False])):
         for value in (300, -129, [300]):
@@ -158,6 +158,9 @@ def test_integers_out_of_range_are_refused() -> None:
                 x[key] = value
     with pytest.raises(OverflowError):
         dr.full(3, 300, "int8")
+        for value, error in ((300.5, OverflowError), (float("-inf"), OverflowError), (float("nan"), ValueError)):
+            with pytest.raises(error):
+                x[key] = value
     with pytest.raises(OverflowError):
         x.fill(1000)
     check_same(x, np.zeros(4, "int8"))

@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 
+import dagrun as dr
 from dagrun.viz.intervals import common, length, union
 from dagrun.viz.profile import OperatorTime, Profile, Use
 
@@ -152,3 +153,18 @@ def test_profile_saves_its_pictures(diamond, tmp_path) -> None:
     assert profile.save_chrome_trace(tmp_path / "trace.json").stat().st_size > 0
     assert profile.save_timeline(tmp_path / "timeline.svg", title="diamond").read_text().startswith("<svg")
     assert repr(profile.graph()) == "Graph(5 tasks, 5 edges on cpu:0)"
+
+
+def test_a_block_within_another_takes_no_task_away_from_it() -> None:
+    with dr.profile() as outer:
+        x = dr.ones(3)
+        with dr.profile() as inner:
+            y = dr.exp(x)
+            graph = dr.graph(lambda: dr.sin(y))
+        dr.cos(y)
+    assert [record.name for record in outer.records] == ["fill", "exp", "sin", "cos"]
+    assert [record.name for record in inner.records] == ["exp", "sin"]
+    assert [record.name for record in graph.records] == ["sin"]
+    with dr.profile() as later:
+        pass
+    assert not later.records

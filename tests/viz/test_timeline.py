@@ -36,6 +36,8 @@ def test_diamond(diamond, tmp_path) -> None:
     pixels_per_us = (begin - left) / 30
     assert width == pytest.approx(40 * pixels_per_us, abs=1)
     assert len({y for *_, y in bars(svg)}) == 2
+    with pytest.raises(ValueError, match=r"written as \.svg, not \.png"):
+        save_timeline(diamond.records, tmp_path / "t.png")
 
 
 def test_rows_by_device(make_training) -> None:
