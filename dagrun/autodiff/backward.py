@@ -125,12 +125,14 @@ def walk(
     and what they came from only if it lies `beyond` one of them on the way to another.
     """
     was, observer = native.set_gradients(create_graph), native.set_observer(None)  # anomalies: see `_check_nan`
+    autocast = native.set_autocast(None)  # each gradient in the dtype of what it belongs to
     outer = scopes.mark(_BEFORE_MODULES)
     try:
         return _walk(outputs, cotangents, retain or create_graph, create_graph, stops, beyond)
     finally:
         native.set_gradients(was)
         native.set_observer(observer)
+        native.set_autocast(autocast)
         scopes.mark(outer)
 
 

@@ -15,6 +15,7 @@ from dagrun.autodiff.trees import flatten, unflatten
 from dagrun.core import native
 from dagrun.ops import random
 from dagrun.ops.manipulation import SAME_ELEMENTS
+from dagrun.ops.precision import autocast
 from dagrun.record.gradients import Gradients
 from dagrun.record.tape import Call, Leaf, Node, Plan, attach, mark_results, place_of, sequence_now, source
 
@@ -274,7 +275,7 @@ def hessian(function: Callable[..., Any], argnums: int = 0) -> Callable[..., Any
 
 def _recompute(call: Call, gs: list[Any]) -> tuple[Any, ...]:
     graph = native.gradients()
-    with enable_grad(), random.replay(call["draws"]):
+    with enable_grad(), random.replay(call["draws"]), call["precision"]:
         value = call["function"]()
     outputs = [y for y in flatten(value)[0] if isinstance(y, Array)]
     pairs = [(y, g) for y, g in zip(outputs, gs, strict=True) if g is not None]
@@ -327,6 +328,7 @@ def checkpoint(function: Callable[..., Any], *arguments: Any, **options: Any) ->
     results = tuple(y for y in fresh if isinstance(y, Array))
     if records and results:
         attributes = {"function": lambda: function(*arguments, **options), "records": records, "draws": draws}
+        attributes["precision"] = autocast(native.autocast() or "float32")
         call = Call(attributes, (None,) * len(records), tuple(y._layout for y in results), results[0].device)
         program = _CHECKPOINT.program((1 << len(records)) - 1, len(records))
         node = Node(Plan("checkpoint", call, program), tuple(records), ())

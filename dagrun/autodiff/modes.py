@@ -3,62 +3,14 @@
 from __future__ import annotations
 
 import threading
-from abc import abstractmethod
-from collections.abc import Callable, Generator
-from contextlib import ContextDecorator
-from functools import wraps
-from inspect import isgeneratorfunction
 from typing import Any
 
 from dagrun import ops
 from dagrun.core import native
+from dagrun.core.blocks import Block
 
 
-class _Block(ContextDecorator):
-    """A context manager that decorates functions and generator functions: it holds while their code runs."""
-
-    @abstractmethod
-    def _recreate_cm(self) -> _Block:
-        """A context of its own for each call of a decorated function, in whatever thread."""
-
-    @abstractmethod
-    def __enter__(self) -> None: ...
-
-    @abstractmethod
-    def __exit__(self, *failure: Any) -> None: ...
-
-    def __call__(self, function: Callable[..., Any]) -> Any:
-        return self._generator(function) if isgeneratorfunction(function) else super().__call__(function)
-
-    def _generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Enters when the generator goes on and leaves when it yields: who iterates has the mode that was set there."""
-
-        def resumed(step: Callable[..., Any], *given: Any) -> Any:
-            with self._recreate_cm():
-                return step(*given)
-
-        @wraps(function)
-        def call(*arguments: Any, **options: Any) -> Generator[Any, Any, Any]:
-            generator = function(*arguments, **options)
-            try:
-                value = resumed(next, generator)
-                while True:
-                    try:
-                        sent = yield value
-                    except GeneratorExit:
-                        resumed(generator.close)
-                        raise
-                    except BaseException as error:
-                        value = resumed(generator.throw, error)
-                    else:
-                        value = resumed(generator.send, sent)
-            except StopIteration as end:
-                return end.value
-
-        return call
-
-
-class _Switch(_Block):
+class _Switch(Block):
     """A context manager and decorator that records gradients, or does not, in the calling thread."""
 
     def __init__(self, on: bool) -> None:
@@ -125,7 +77,7 @@ def _check_results(node: Any, results: Any) -> None:
             )
 
 
-class detect_anomaly(_Block):  # noqa: N801  (a context manager, named like a function)
+class detect_anomaly(Block):  # noqa: N801  (a context manager, named like a function)
     """In the block, the first operation or gradient whose result holds a NaN raises FloatingPointError with its line.
 
     Looks at operations on arrays that require gradients, and waits for each: for finding faults, not for training.

@@ -12,6 +12,7 @@ namespace dagrun {
 Module module;
 thread_local bool in_task = false;
 thread_local bool gradients = true;
+thread_local PyObject* autocast = nullptr;
 
 // ---------------------------------------------------------------------------------------------------- layouts
 

@@ -639,6 +639,14 @@ PyObject* set_gradients(PyObject*, PyObject* args) {
   return PyBool_FromLong(was);
 }
 
+PyObject* autocast_now(PyObject*, PyObject*) { return Py_NewRef(autocast ? autocast : Py_None); }
+
+PyObject* set_autocast(PyObject*, PyObject* dtype) {
+  PyObject* was = autocast ? autocast : Py_NewRef(Py_None);
+  autocast = dtype == Py_None ? nullptr : Py_NewRef(dtype);
+  return was;
+}
+
 PyObject* set_prefix(PyObject*, PyObject* args) {
   const char *package, *user;
   if (!PyArg_ParseTuple(args, "ss", &package, &user)) return nullptr;
@@ -697,6 +705,8 @@ PyMethodDef methods[] = {
     {"observe", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(observe)), METH_FASTCALL,
      "observe(node, result): tells this thread's observer."},
     {"gradients", gradients_now, METH_NOARGS, "gradients() -> whether this thread records how gradients flow"},
+    {"autocast", autocast_now, METH_NOARGS, "autocast() -> the dtype that products of this thread compute in, or None"},
+    {"set_autocast", set_autocast, METH_O, "set_autocast(dtype or None) -> what it was in this thread"},
     {"set_prefix", set_prefix, METH_VARARGS, "set_prefix(package folder, folder in it that counts as user code)"},
     {"here", here, METH_NOARGS, "The user's line, as a task recorded now would remember it."},
     {nullptr, nullptr, 0, nullptr}};

@@ -96,6 +96,7 @@ struct Module {
 extern Module module;
 extern thread_local bool in_task;
 extern thread_local bool gradients;      // whether this thread records how gradients flow
+extern thread_local PyObject* autocast;  // the dtype that this thread's products compute in, or nullptr
 extern thread_local PyObject* observer;  // in this thread called with each node and its results, or nullptr
 
 // handles.cpp

@@ -346,6 +346,7 @@ struct BinaryEntry {
   bool in_place = false;
   Signature* signature = nullptr;
 };
+constexpr int kProduct = 7;  // the number slot of @
 constexpr size_t kBinaryCache = 8192;
 BinaryEntry binary_cache[kBinaryCache];
 
@@ -403,7 +404,7 @@ bool pack_scalar(const Operation& operation, PyObject* value, uint64_t* out) {
 
 PyObject* binary(int op, PyObject* left, PyObject* right, bool in_place) {
   const uintptr_t left_key = operand_key(left), right_key = operand_key(right);
-  if (left_key && right_key) {
+  if (left_key && right_key && !(autocast && op == kProduct)) {
     BinaryEntry& entry = binary_entry(op, left_key, right_key, in_place);
     if (entry.left == left_key && entry.right == right_key && entry.op == op && entry.in_place == in_place) {
       Handle* inputs[2];

@@ -210,6 +210,7 @@ from dagrun.ops.movement import (
 from dagrun.ops.padding import (
     pad,
 )
+from dagrun.ops.precision import autocast
 from dagrun.ops.reductions import (
     all,
     any,
@@ -279,6 +280,7 @@ __all__ = [
     "atanh",
     "atleast_1d",
     "atleast_2d",
+    "autocast",
     "bitwise_and",
     "bitwise_invert",
     "bitwise_left_shift",

@@ -15,6 +15,7 @@ from dagrun.core import device_index, native
 from dagrun.devices import Device
 from dagrun.ops.elementwise import MOST_PLANS, cast_into, check_writable, fits, serve_slot
 from dagrun.ops.manipulation import expand_dims, moveaxis, normal_axis, permute_dims, ravel, reshape
+from dagrun.ops.precision import narrow
 from dagrun.ops.products import product_bodies
 from dagrun.record import Gradients, Known, Operator, apply, common_device, signature_for, submit
 
@@ -58,6 +59,7 @@ def matmul(x1: Any, x2: Any, /, *, out: Array | None = None) -> Array:
                [3., 3.]])
     """
     a, b, where = _operands(x1, x2, "matmul")
+    a, b = narrow(a), narrow(b)
     known = _plan(a._layout, b._layout)
     if out is not None:
         return _matmul_into(a, b, out)

@@ -71,12 +71,17 @@ def run_in_lockstep(calls: Sequence[Callable[[], Any]], modules: Sequence[Module
     group = _Group(len(calls))
     results: list[Any] = [None] * len(calls)
     site = native.site()
-    gradients, anomalies = native.gradients(), anomaly.on  # what belongs to a thread, besides the context
+    gradients, autocast, anomalies = (
+        native.gradients(),
+        native.autocast(),
+        anomaly.on,
+    )  # what belongs to a thread, besides the context
 
     def run(rank: int) -> None:
         group.turns[rank].acquire()
         _current.group, _current.rank = group, rank
         native.set_gradients(gradients)
+        native.set_autocast(autocast)
         native.lend_site(site)
         try:
             if group.failure is None:

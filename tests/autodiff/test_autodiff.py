@@ -7,7 +7,7 @@ import doctest
 import gc
 import pickle
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -161,34 +161,6 @@ def test_no_grad_and_enable_grad() -> None:
     with pytest.raises(ZeroDivisionError), dr.no_grad():
         raise ZeroDivisionError
     assert dr.is_grad_enabled()
-
-
-def test_a_generator_function_runs_each_step_in_the_mode_that_decorates_it() -> None:
-    x, seen = leaf(1), []
-
-    @dr.no_grad()
-    def steps() -> Generator[bool, Any, str]:
-        try:
-            seen.append((yield (x * 2).requires_grad))
-            yield (x * 2).requires_grad
-        except KeyError:
-            yield dr.is_grad_enabled()
-        finally:
-            seen.append(dr.is_grad_enabled())
-        return "end"
-
-    def through() -> Generator[bool, Any, None]:
-        seen.append((yield from steps()))
-
-    own = through()
-    assert next(own) is False and dr.is_grad_enabled()
-    assert own.send("sent") is False and (x * 2).requires_grad
-    assert own.throw(KeyError()) is False and dr.is_grad_enabled()
-    assert list(own) == [] and seen == ["sent", False, "end"]
-    own = through()
-    next(own)
-    own.close()
-    assert seen[3:] == [False] and dr.is_grad_enabled()
 
 
 def test_each_thread_has_its_own_mode() -> None:

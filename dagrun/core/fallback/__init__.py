@@ -42,9 +42,9 @@ from .tasks import LANES, Body, Device, Failure, Lane, Settings, Site, Task, fun
 
 __all__ = [
     "Array", "Export", "Family", "Layout", "Node", "Signature", "add_device", "after_fork", "again", "alias",
-    "binary", "describe_site", "empty", "export", "failures", "from_memory", "gradients", "here", "in_task",
+    "autocast", "binary", "describe_site", "empty", "export", "failures", "from_memory", "gradients", "here", "in_task",
     "install_binary", "is_ready", "last_writer", "layout", "lend_site", "memory_stats", "observe", "pause",
-    "push_batch", "record", "sequence", "set_gradients", "set_hooks", "set_lane_limit", "set_observer",
+    "push_batch", "record", "sequence", "set_autocast", "set_gradients", "set_hooks", "set_lane_limit", "set_observer",
     "set_prefix", "site", "sorter", "start", "stats", "stop", "trace", "trim_memory", "unfinished", "view",
     "wait", "wait_all",
 ]  # fmt: skip
@@ -424,6 +424,17 @@ def set_hooks(
 def set_gradients(on: bool, /) -> bool:
     """Whether this thread records how gradients flow; returns what it was."""
     was, mode.gradients = mode.gradients, bool(on)
+    return was
+
+
+def autocast() -> Any:
+    """The dtype that products of this thread compute in, or None."""
+    return mode.autocast
+
+
+def set_autocast(dtype: Any, /) -> Any:
+    """Sets it; returns what it was."""
+    was, mode.autocast = mode.autocast, dtype
     return was
 
 

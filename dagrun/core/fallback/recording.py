@@ -38,6 +38,7 @@ class Mode(threading.local):
     """What each thread has switched on."""
 
     gradients = True
+    autocast: Any = None  # the dtype that products compute in
     lent_site: Site | None = None  # the line that operations name where no line of the user is found
     observer: Callable[..., object] | None = None  # called with each autodiff node and its results
 
@@ -344,6 +345,7 @@ def record_operation(
 
 # ---- binary operators
 
+_PRODUCT = 7  # the number slot of @
 _signatures: dict[tuple, Signature] = {}  # by operator, what is known of both operands, and whether in place
 
 
@@ -375,7 +377,7 @@ def _pack_scalar(signature: Signature, value: Any) -> bytes | None:
 def binary(number: int, left: Any, right: Any, in_place: bool = False) -> Any:
     """One of the number operators, recorded at once where its signature is known."""
     signature = _signatures.get((number, _known(left), _known(right), in_place))
-    if signature:
+    if signature and not (mode.autocast and number == _PRODUCT):
         inputs = tuple(operand for operand in (left, right) if type(operand) is Array)
         scalars: bytes | None = b""
         if len(inputs) == 1:

@@ -13,6 +13,7 @@ from dagrun.codegen.convolution import Geometry
 from dagrun.ops import convolution as conv
 from dagrun.ops.elementwise import MOST_PLANS
 from dagrun.ops.manipulation import reshape, squeeze
+from dagrun.ops.precision import in_half
 from dagrun.record import common_device
 
 Pair = int | Sequence[int]
@@ -87,6 +88,7 @@ def _in_single(x: Array, *others: Array | None) -> tuple[bool, list[Any]]:
     return True, [None if a is None else a.astype(_SINGLE) for a in arrays]
 
 
+@in_half
 def conv2d(
     input: Any, weight: Any, bias: Any = None, stride: Pair = 1, padding: Pair | str = 0, dilation: Pair = 1,
     groups: int = 1,
@@ -129,6 +131,7 @@ def _second(value: Any, fill: int) -> Any:
     return value if isinstance(value, str) else (fill, *pair(value, "conv1d", "stride, padding or dilation", 0, 1))
 
 
+@in_half
 def conv1d(
     input: Any, weight: Any, bias: Any = None, stride: Pair = 1, padding: Pair | str = 0, dilation: Pair = 1,
     groups: int = 1,
@@ -149,6 +152,7 @@ def conv1d(
     return squeeze(made, -2)
 
 
+@in_half
 def conv_transpose2d(
     input: Any, weight: Any, bias: Any = None, stride: Pair = 1, padding: Pair = 0, output_padding: Pair = 0,
     groups: int = 1, dilation: Pair = 1,

@@ -8,6 +8,7 @@ from dagrun import ops
 from dagrun.array import Array, as_array
 from dagrun.autodiff import no_grad
 from dagrun.core import native
+from dagrun.ops.precision import in_half
 from dagrun.record import Gradients
 from dagrun.record.tape import Call, attach
 
@@ -20,6 +21,7 @@ _RULES = Gradients(
 )
 
 
+@in_half
 def linear(input: Any, weight: Any, bias: Any = None) -> Array:
     """input @ weight.T + bias: input (*, in), weight (out, in), bias (out,), result (*, out).
 

@@ -9,6 +9,7 @@ from dagrun import ops
 from dagrun.array import Array, as_array, asarray, is_weak
 from dagrun.nn.functional.activations import logsigmoid
 from dagrun.nn.functional.vectors import cosine_similarity, pairwise_distance
+from dagrun.ops.precision import in_single
 from dagrun.record import Gradients, composed
 
 
@@ -56,6 +57,7 @@ def _weighted(name: str, values: Array, weight: Array | None, reduction: str) ->
     return reduced(values * weight, reduction)
 
 
+@in_single
 def mse_loss(input: Array, target: Array | float, reduction: str = "mean", weight: Array | None = None) -> Array:
     """(input - target)**2; the mean is weighted where there are weights.
 
@@ -67,12 +69,14 @@ def mse_loss(input: Array, target: Array | float, reduction: str = "mean", weigh
     return _weighted("mse_loss", ops.square(input - target), weight, reduction)
 
 
+@in_single
 def l1_loss(input: Array, target: Array | float, reduction: str = "mean", weight: Array | None = None) -> Array:
     """|input - target|; the mean is weighted where there are weights."""
     input, target = _same_shape("l1_loss", input, target, one_for_all=True)
     return _weighted("l1_loss", ops.abs(input - target), weight, reduction)
 
 
+@in_single
 def smooth_l1_loss(input: Array, target: Array, reduction: str = "mean", beta: float = 1.0) -> Array:
     """d**2 / (2 beta) where |d| < beta, else |d| - beta / 2 (Girshick 2015, equation 3)."""
     if beta < 0:
@@ -82,6 +86,7 @@ def smooth_l1_loss(input: Array, target: Array, reduction: str = "mean", beta: f
     return huber_loss(input, target, reduction, beta) / beta
 
 
+@in_single
 def huber_loss(
     input: Array, target: Array | float, reduction: str = "mean", delta: float = 1.0, weight: Array | None = None
 ) -> Array:
@@ -112,6 +117,7 @@ _CROSS_ENTROPIES = Gradients(
 )
 
 
+@in_single
 def binary_cross_entropy(input: Array, target: Array, weight: Array | None = None, reduction: str = "mean") -> Array:
     """-(target * log(input) + (1 - target) * log(1 - input)); the logarithms are not below -100.
 
@@ -127,6 +133,7 @@ def binary_cross_entropy(input: Array, target: Array, weight: Array | None = Non
     return reduced(values if weight is None else values * weight, reduction)
 
 
+@in_single
 def binary_cross_entropy_with_logits(
     input: Array,
     target: Array,
@@ -150,6 +157,7 @@ def binary_cross_entropy_with_logits(
     return reduced(values if weight is None else values * weight, reduction)
 
 
+@in_single
 def kl_div(input: Array, target: Array, reduction: str = "mean", log_target: bool = False) -> Array:
     """target * (log(target) - input): the input holds log-probabilities (Kullback and Leibler 1951).
 
@@ -166,6 +174,7 @@ def kl_div(input: Array, target: Array, reduction: str = "mean", log_target: boo
     return reduced(values, reduction)
 
 
+@in_single
 def poisson_nll_loss(
     input: Array, target: Array, log_input: bool = True, full: bool = False, eps: float = 1e-8, reduction: str = "mean"
 ) -> Array:
@@ -179,6 +188,7 @@ def poisson_nll_loss(
     return reduced(values, reduction)
 
 
+@in_single
 def gaussian_nll_loss(
     input: Array, target: Array, var: Array | float, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
 ) -> Array:
@@ -197,12 +207,14 @@ def gaussian_nll_loss(
     return reduced(values + 0.5 * math.log(2 * math.pi) if full else values, reduction)
 
 
+@in_single
 def hinge_loss(input: Array, target: Array, margin: float = 1.0, reduction: str = "mean") -> Array:
     """max(0, margin - target * input) for targets -1 and 1 (Cortes and Vapnik 1995)."""
     input, target = _same_shape("hinge_loss", input, target, one_for_all=True)
     return reduced(ops.relu(margin - target * input), reduction)
 
 
+@in_single
 def multi_margin_loss(
     input: Array,
     target: Array,
@@ -229,6 +241,7 @@ def multi_margin_loss(
     return reduced(ops.sum(ops.where(right, 0.0, terms), axis=-1) / classes, reduction)
 
 
+@in_single
 def hinge_embedding_loss(input: Array, target: Array, margin: float = 1.0, reduction: str = "mean") -> Array:
     """input for target 1, max(0, margin - input) for target -1."""
     input, target = _same_shape("hinge_embedding_loss", input, target, one_for_all=True)
@@ -236,6 +249,7 @@ def hinge_embedding_loss(input: Array, target: Array, margin: float = 1.0, reduc
     return reduced(values, reduction)
 
 
+@in_single
 def margin_ranking_loss(
     input1: Array, input2: Array, target: Array, margin: float = 0.0, reduction: str = "mean"
 ) -> Array:
@@ -243,6 +257,7 @@ def margin_ranking_loss(
     return reduced(ops.relu(-target * (input1 - input2) + margin), reduction)
 
 
+@in_single
 def triplet_margin_loss(
     anchor: Array,
     positive: Array,
@@ -264,6 +279,7 @@ def triplet_margin_loss(
     return reduced(ops.relu(near - far + margin), reduction)
 
 
+@in_single
 def contrastive_loss(x1: Array, x2: Array, target: Array, margin: float = 1.0, reduction: str = "mean") -> Array:
     """d**2 / 2 for similar pairs (target 0), max(0, margin - d)**2 / 2 for others (target 1), d the distance of rows.
 
@@ -277,6 +293,7 @@ def contrastive_loss(x1: Array, x2: Array, target: Array, margin: float = 1.0, r
     return reduced(values, reduction)
 
 
+@in_single
 def cosine_embedding_loss(
     input1: Array, input2: Array, target: Array, margin: float = 0.0, reduction: str = "mean"
 ) -> Array:

@@ -15,6 +15,7 @@ from dagrun.ops.creation import ones, zeros
 from dagrun.ops.mathematics import sqrt
 from dagrun.ops.normalization import normalize
 from dagrun.ops.pooling import mean_pool
+from dagrun.ops.precision import in_single
 from dagrun.ops.reductions import mean as mean_of
 from dagrun.record import common_device
 
@@ -116,6 +117,7 @@ def batch_norm(
     return y.reshape(x.shape)
 
 
+@in_single
 def layer_norm(
     input: Any, normalized_shape: int | Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> Array:
@@ -138,6 +140,7 @@ def layer_norm(
     return _affine(y.reshape(x.shape), w, b, last)
 
 
+@in_single
 def group_norm(input: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Array:
     """For each image, groups of channels made to have mean 0 and variance 1 over their places (Wu and He 2018).
 
@@ -211,6 +214,7 @@ def instance_norm(
     return group_norm(x, channels, weight, bias, eps)
 
 
+@in_single
 def local_response_norm(input: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Array:
     """x / (k + alpha / size * sum of the squares of `size` neighbouring channels) ** beta (Krizhevsky et al. 2012).
 

@@ -15,6 +15,7 @@ from dagrun.array import Array
 from dagrun.autodiff import enable_grad, gradients, no_grad
 from dagrun.core import native
 from dagrun.ops import recurrent as native_steps
+from dagrun.ops.precision import narrow
 from dagrun.ops.recurrent import CELLS, arrange, disarrange, pieces_of
 from dagrun.record import Gradients
 from dagrun.record.tape import Call, attach
@@ -50,7 +51,8 @@ def recurrent(
     H) or None, gates in PyTorch's order (i f g o; r z n). h0 and c0 (N, H) are zeros where None.
     """
     kind = CELLS[cell]
-    w_ih, w_hh, b_ih, b_hh = weights
+    x, h0, c0 = narrow(x), narrow(h0), narrow(c0)
+    w_ih, w_hh, b_ih, b_hh = map(narrow, weights)
     assert w_ih is not None and w_hh is not None
     units = w_hh.shape[1]
     if x.ndim != 3 or x.shape[0] == 0 or x.shape[2] != w_ih.shape[1]:
@@ -61,9 +63,9 @@ def recurrent(
     operands = [x, w_ih, w_hh, b_ih, b_hh, h0, c0]
     arrays = [operand for operand in operands if operand is not None]
     if len({a.dtype for a in arrays}) > 1 or not native_steps.supported(x.dtype):
-        return composed(cell, *operands)  # type: ignore[arg-type]
+        return composed(cell, *operands)
     with no_grad():
-        results = _forward(cell, *operands)  # type: ignore[arg-type]
+        results = _forward(cell, *operands)
     if native.gradients() and any(a.requires_grad for a in arrays):
         wanted = tuple(operand is not None and operand.requires_grad for operand in operands)
         layouts = tuple(None if operand is None else operand._layout for operand in operands)

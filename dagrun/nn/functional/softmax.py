@@ -10,6 +10,7 @@ from dagrun.array import Array, as_array, as_dtype, asarray
 from dagrun.ops import softmax as ops
 from dagrun.ops.elementwise import copied
 from dagrun.ops.manipulation import normal_axis, reshape
+from dagrun.ops.precision import in_single
 from dagrun.ops.reductions import sum
 from dagrun.record import common_device
 
@@ -25,6 +26,7 @@ def _floating(name: str, x: Any, dtype: Any) -> Array:
     return x
 
 
+@in_single
 def softmax(input: Any, dim: int = -1, dtype: Any = None) -> Array:
     """exp(x) / sum of exp(x) along an axis, with the largest element subtracted first; float16 by way of float32.
 
@@ -41,6 +43,7 @@ def softmax(input: Any, dim: int = -1, dtype: Any = None) -> Array:
     return ops.softmax(x, normal_axis(dim, x.ndim, "softmax"))
 
 
+@in_single
 def log_softmax(input: Any, dim: int = -1, dtype: Any = None) -> Array:
     """The logarithm of `softmax`, exact also where softmax is close to 0.
 
@@ -96,6 +99,7 @@ def _reduced(losses: Array, weights: Array, reduction: str, alone: bool, dtype: 
     return result.astype(dtype, copy=False)
 
 
+@in_single
 def cross_entropy(
     input: Any, target: Any, weight: Any = None, ignore_index: int = -100, reduction: str = "mean",
     label_smoothing: float = 0.0,
@@ -147,6 +151,7 @@ def _with_probabilities(input: Any, target: Any, weight: Any, reduction: str, sm
     return sum(losses) if reduction == "sum" else sum(losses) / float(losses.size)
 
 
+@in_single
 def nll_loss(input: Any, target: Any, weight: Any = None, ignore_index: int = -100, reduction: str = "mean") -> Array:
     """The negative log-likelihood of classes: -input[target], for log-probabilities as `log_softmax` gives them.
 
