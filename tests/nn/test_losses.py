@@ -256,6 +256,21 @@ def test_ctc_gradients():
     check_gradients(loss, RNG.normal(size=(4, 2, 3)))
 
 
+def test_ctc_second_derivatives_and_half_precision(device):
+    x = RNG.normal(size=(5, 2, 4))
+
+    def loss(x):
+        return F.ctc_loss(F.log_softmax(x, -1), [[1, 1], [2, 3]], [5, 4], [2, 2], reduction="sum")
+
+    curved = dr.grad(lambda x: (dr.grad(loss)(x) ** 2).sum())(dr.asarray(x, device=device)).numpy()
+    step = 1e-5 * RNG.normal(size=x.shape)
+    higher, lower = ((dr.grad(loss)(dr.asarray(x + sign * step, device=device)) ** 2).sum().item() for sign in (1, -1))
+    assert (curved * step).sum() * 2 == pytest.approx(higher - lower, rel=1e-5)
+    half = F.ctc_loss(F.log_softmax(dr.asarray(x, "float16", device=device), -1), [[1], [2]], [5, 5], [1, 1])
+    full = F.ctc_loss(F.log_softmax(dr.asarray(x, device=device), -1), [[1], [2]], [5, 5], [1, 1])
+    assert half.dtype == np.float16 and half.item() == pytest.approx(full.item(), rel=1e-2)
+
+
 def test_ctc_of_what_cannot_be():
     x = dr.asarray(_log_softmax(RNG.normal(size=(2, 1, 3))), requires_grad=True)
     assert F.ctc_loss(x, [[1, 1]], [2], [2]).item() == math.inf

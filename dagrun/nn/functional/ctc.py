@@ -1,4 +1,4 @@
-"""Connectionist temporal classification (Graves et al. 2006), in log space, as recorded operations."""
+"""Connectionist temporal classification (Graves et al. 2006), in log space."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ import numpy as np
 
 from dagrun import ops
 from dagrun.array import Array, asarray
+from dagrun.autodiff import enable_grad, gradients, no_grad
+from dagrun.core import native
 from dagrun.nn.functional.losses import reduced
-
-_NEVER = -1e30  # the logarithm of probability 0, finite so that differences are numbers
+from dagrun.ops.ctc import NEVER, sums_of_paths
+from dagrun.ops.precision import in_single
+from dagrun.record import Gradients
+from dagrun.record.tape import Call, attach
 
 
 def _lengths(values: Any) -> np.ndarray[Any, Any]:
@@ -28,6 +32,41 @@ def _padded(targets: Any, lengths: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]
     return table
 
 
+def _loss(arrived: Array, ends: Array) -> Array:
+    """-log of the sum over the places where a path may end: from (n, places) to (n,)."""
+    final = ops.where(ends, arrived, NEVER)
+    best = ops.max(final, axis=1, keepdims=True).detach()
+    return -(ops.log(ops.sum(ops.exp(final - best), axis=1)) + best[:, 0])
+
+
+def _composed(emitted: Array, lattice: dict[str, Any]) -> Array:
+    """The losses from what the places emit, by operators whose gradients are known."""
+    never = ops.full((emitted.shape[1], 2), NEVER, dtype=emitted.dtype, device=emitted.device)
+    alpha = ops.where(lattice["starts"], emitted[0], NEVER)
+    for t in range(1, emitted.shape[0]):
+        before = ops.concatenate([never, alpha], axis=1)
+        reached = ops.logaddexp(alpha, before[:, 1:-1])
+        reached = ops.where(lattice["skips"], ops.logaddexp(reached, before[:, :-2]), reached)
+        alpha = ops.where(lattice["going"][t], ops.maximum(reached + emitted[t], NEVER), alpha)
+    return _loss(alpha, lattice["ends"])
+
+
+def _slopes(gs: list[Any], emitted: Array, y: Array, z: Array, call: Call) -> tuple[Any, ...]:
+    """Less the probability that a path is at a place at a step (equation 14 and what precedes it), times g."""
+    g = gs[0]
+    if native.gradients():
+        with enable_grad():
+            value = _composed(emitted, call.attributes)
+        return tuple(gradients([value], [emitted], [g], create_graph=True))
+    z_back = sums_of_paths(emitted, call["skips_back"], call["going"], call["last"], backward=True)
+    share = ops.exp(z[1:] + z_back[:-1] - emitted + ops.expand_dims(y, 1))
+    return (ops.where(call["going"], -ops.expand_dims(g, 1) * share, 0.0),)
+
+
+_RULES = Gradients(joint=_slopes, operands=("emitted",))
+
+
+@in_single
 def ctc_loss(
     log_probs: Array,
     targets: Any,
@@ -42,14 +81,18 @@ def ctc_loss(
     targets (N, S) or all in a row, lengths (N,). "mean" divides each loss by its target's length first. Where an input
     is too short for its target the loss is infinite, or 0 with `zero_infinity`; its gradient is 0 then.
 
-    The forward variables of Graves et al. 2006, equations 6 and 7, one step for all samples at once: about ten recorded
-    operations for each of T steps. Targets and lengths are read when this is called.
+    The forward variables of Graves et al. 2006, equations 6 and 7, and for the gradient the backward ones: an operation
+    for each of T steps, for all samples at once. Targets and lengths are read when this is called.
 
         >>> import dagrun as dr
         >>> even = dr.log(dr.full((2, 1, 2), 0.5))  # of "a-", "-a", "aa" and "--", three collapse to "a"
         >>> round(dr.exp(-dr.nn.functional.ctc_loss(even, [[1]], [2], [1])).item(), 6)
         0.75
     """
+    if log_probs.dtype == np.float16:
+        wide = log_probs.astype(np.float32)
+        found = ctc_loss(wide, targets, input_lengths, target_lengths, blank, reduction, zero_infinity)
+        return found.astype(np.float16)
     single = log_probs.ndim == 2
     if single:
         log_probs = ops.expand_dims(log_probs, 1)
@@ -76,28 +119,26 @@ def ctc_loss(
     def there(values: np.ndarray[Any, Any]) -> Array:
         return asarray(values, device=log_probs.device)
 
-    may_skip = there(skips)
     index = np.broadcast_to(extended, (steps, samples, places))
     emitted = ops.take_along_axis(log_probs, there(np.ascontiguousarray(index)), axis=2)
-    never = ops.full((samples, 2), _NEVER, dtype=log_probs.dtype, device=log_probs.device)
-
-    start = np.arange(places) < 2
-    alpha = ops.where(there(start), emitted[0], _NEVER)
-    for t in range(1, steps):
-        before = ops.concatenate([never, alpha], axis=1)
-        reached = ops.logaddexp(alpha, before[:, 1:-1])
-        reached = ops.where(may_skip, ops.logaddexp(reached, before[:, :-2]), reached)
-        after = ops.maximum(reached + emitted[t], _NEVER)
-        going = lasting > t
-        alpha = after if going.all() else ops.where(there(going[:, None]), after, alpha)
 
     # It may end in the last label or in the blank after it.
-    numbers = np.arange(places)
-    ends = (numbers == 2 * wanted[:, None]) | ((numbers == 2 * wanted[:, None] - 1) & (wanted[:, None] > 0))
-    final = ops.where(there(ends), alpha, _NEVER)
-    best = ops.max(final, axis=1, keepdims=True).detach()
-    values = -(ops.log(ops.sum(ops.exp(final - best), axis=1)) + best[:, 0])
-    impossible = values > -_NEVER / 2
+    numbers, last = np.arange(places), 2 * wanted
+    lattice: dict[str, Any] = {
+        "starts": there(numbers < 2),
+        "ends": there((numbers == last[:, None]) | ((numbers == last[:, None] - 1) & (wanted[:, None] > 0))),
+        "skips": there(skips),
+        "skips_back": there(np.pad(skips, ((0, 0), (0, 2)))[:, 2:]),
+        "going": there((lasting > np.arange(steps)[:, None])[:, :, None]),
+        "last": last,
+    }
+    with no_grad():
+        first = np.zeros(samples, np.int64)
+        paths = sums_of_paths(emitted, lattice["skips"], lattice["going"], first, backward=False)
+        values = _loss(paths[steps], lattice["ends"])
+    layouts = (values._layout, paths._layout)
+    attach("ctc_loss", _RULES, (emitted,), (values, paths), Call(lattice, (emitted._layout,), layouts, values.device))
+    impossible = values > -NEVER / 2
     values = ops.where(impossible, 0.0 if zero_infinity else np.inf, values)
     if single:
         return values[0] if reduction != "mean" else values[0] / max(int(wanted[0]), 1)
