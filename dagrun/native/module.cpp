@@ -657,6 +657,12 @@ PyObject* set_prefix(PyObject*, PyObject* args) {
 PyObject* here(PyObject*, PyObject*) { return describe_site(current_site()); }
 
 #define KEYWORDS(function) reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function)), METH_VARARGS | METH_KEYWORDS
+PyObject* searcher_address(PyObject*, PyObject* args) {
+  int kind, itemsize;
+  if (!PyArg_ParseTuple(args, "Ci", &kind, &itemsize)) return nullptr;
+  return PyLong_FromVoidPtr(reinterpret_cast<void*>(searcher(static_cast<char>(kind), itemsize)));
+}
+
 PyObject* sorter_address(PyObject*, PyObject* args) {
   int kind, itemsize, positions;
   if (!PyArg_ParseTuple(args, "Cip", &kind, &itemsize, &positions)) return nullptr;
@@ -691,6 +697,7 @@ PyMethodDef methods[] = {
     {"binary", binary_call, METH_VARARGS, "binary(operator, left, right)"},
     {"install_binary", install, METH_VARARGS, "install_binary(operator, left, right, in_place, signature)"},
     {"push_batch", push_batch, METH_VARARGS, "push_batch(first, predecessors, device, name, function=0, priorities=None)"},
+    {"searcher", searcher_address, METH_VARARGS, "searcher(kind, itemsize): address of a body, see sorting.h; 0: none."},
     {"sorter", sorter_address, METH_VARARGS, "sorter(kind, itemsize, positions): address of a body, see sorting.h; 0: none."},
     {"stats", stats, METH_NOARGS, "Counters of the engine."},
     {"failures", failures, METH_VARARGS, "failures(forget=False): the failed tasks, in program order."},

@@ -113,29 +113,72 @@ int32_t sort_lines(char** data, const int64_t* params, const uint64_t*, int64_t*
   return 0;
 }
 
-template <bool kPositions>
+template <char kKind, int kSize>
+int32_t search_line(char** data, const int64_t* params, const uint64_t*, int64_t*) {
+  using Key = typename Unsigned<kSize>::type;
+  const int64_t count = params[0], length = params[1], stride = params[2];
+  const bool after = params[3];
+  auto key_at = [](const char* place) {
+    Key bits;
+    std::memcpy(&bits, place, sizeof bits);
+    return key_of<kKind>(bits);
+  };
+  for (int64_t i = 0; i < count; i++) {
+    const Key key = key_at(data[2] + i * kSize);
+    int64_t low = 0, high = length;
+    while (low < high) {
+      const int64_t middle = low + (high - low) / 2;
+      const Key other = key_at(data[1] + middle * stride);
+      if (other < key || (after && other == key)) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+    std::memcpy(data[0] + i * 8, &low, sizeof low);
+  }
+  return 0;
+}
+
+// The instance of a body for a kind and size, from `Bodies<kind, size>::body`.
+template <template <char, int> class Bodies>
 Function choose(char kind, int itemsize) {
   switch (kind << 8 | itemsize) {
-    case 'b' << 8 | 1: return sort_lines<'b', 1, kPositions>;
-    case 'i' << 8 | 1: return sort_lines<'i', 1, kPositions>;
-    case 'i' << 8 | 2: return sort_lines<'i', 2, kPositions>;
-    case 'i' << 8 | 4: return sort_lines<'i', 4, kPositions>;
-    case 'i' << 8 | 8: return sort_lines<'i', 8, kPositions>;
-    case 'u' << 8 | 1: return sort_lines<'u', 1, kPositions>;
-    case 'u' << 8 | 2: return sort_lines<'u', 2, kPositions>;
-    case 'u' << 8 | 4: return sort_lines<'u', 4, kPositions>;
-    case 'u' << 8 | 8: return sort_lines<'u', 8, kPositions>;
-    case 'f' << 8 | 2: return sort_lines<'f', 2, kPositions>;
-    case 'f' << 8 | 4: return sort_lines<'f', 4, kPositions>;
-    case 'f' << 8 | 8: return sort_lines<'f', 8, kPositions>;
+    case 'b' << 8 | 1: return Bodies<'b', 1>::body;
+    case 'i' << 8 | 1: return Bodies<'i', 1>::body;
+    case 'i' << 8 | 2: return Bodies<'i', 2>::body;
+    case 'i' << 8 | 4: return Bodies<'i', 4>::body;
+    case 'i' << 8 | 8: return Bodies<'i', 8>::body;
+    case 'u' << 8 | 1: return Bodies<'u', 1>::body;
+    case 'u' << 8 | 2: return Bodies<'u', 2>::body;
+    case 'u' << 8 | 4: return Bodies<'u', 4>::body;
+    case 'u' << 8 | 8: return Bodies<'u', 8>::body;
+    case 'f' << 8 | 2: return Bodies<'f', 2>::body;
+    case 'f' << 8 | 4: return Bodies<'f', 4>::body;
+    case 'f' << 8 | 8: return Bodies<'f', 8>::body;
     default: return nullptr;
   }
 }
 
+template <char kKind, int kSize>
+struct Values {
+  static constexpr Function body = sort_lines<kKind, kSize, false>;
+};
+template <char kKind, int kSize>
+struct Positions {
+  static constexpr Function body = sort_lines<kKind, kSize, true>;
+};
+template <char kKind, int kSize>
+struct Places {
+  static constexpr Function body = search_line<kKind, kSize>;
+};
+
 }  // namespace
 
 Function sorter(char kind, int itemsize, bool positions) {
-  return positions ? choose<true>(kind, itemsize) : choose<false>(kind, itemsize);
+  return positions ? choose<Positions>(kind, itemsize) : choose<Values>(kind, itemsize);
 }
+
+Function searcher(char kind, int itemsize) { return choose<Places>(kind, itemsize); }
 
 }  // namespace dagrun

@@ -11,7 +11,7 @@ from dagrun.array import Array, as_array, asarray, extend
 from dagrun.codegen.layout import pack
 from dagrun.core import device_index, native
 from dagrun.ops.cutting import cut
-from dagrun.ops.elementwise import cast_into
+from dagrun.ops.elementwise import cast_into, copied
 from dagrun.ops.indexing import take, take_along_axis
 from dagrun.ops.manipulation import normal_axis, ravel
 from dagrun.ops.scattering import add_along_axis
@@ -149,15 +149,38 @@ def _sort_in_place(self: Array, axis: int = -1, *, descending: bool = False, sta
     cast_into(sort(self, axis, descending=descending), self)
 
 
+def _lower_search(
+    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], *, side: str
+) -> tuple[Body, ...] | None:
+    """Each task takes some of the elements, which are contiguous."""
+    line, wanted = inputs
+    address = native.searcher(line.dtype.kind, line.dtype.itemsize)
+    if not address:
+        return None
+    bodies = []
+    cost = wanted.size * max(1, line.size.bit_length()) * 8
+    for start, stop in cut(wanted.size, cost) if wanted.size else [(0, 0)]:
+        parts = [
+            Operand(which, mode, start * view.dtype.itemsize, layout(view.dtype, (stop - start,)))
+            for which, mode, view in ((0, WRITE | OVERWRITE, outputs[0]), (2, READ, wanted))
+        ]
+        params = pack((stop - start, line.size, line.strides[0], int(side == "right")))
+        bodies.append(Body(address, params, (parts[0], Operand(1), parts[1]), cost))
+    return tuple(bodies)
+
+
 SEARCH = Operator(
     "searchsorted",
     lambda inputs, scalars, side: ((inputs[1].shape, np.dtype(np.int64)),),
     lambda xp, x1, x2, side: xp.searchsorted(x1, x2, side=side),
+    _lower_search,
 )
 
 
-def searchsorted(x1: Any, x2: Any, /, side: str = "left") -> Array:
-    """Where each element of x2 would be inserted into the sorted one-dimensional x1.
+def searchsorted(x1: Any, x2: Any, /, side: str = "left", *, sorter: Any = None) -> Array:
+    """Where each element of x2 would be inserted into the one-dimensional x1, which is sorted, or sorted by `sorter`.
+
+    Before elements that equal it, or after them with side="right". NaN come last.
 
     >>> import dagrun as dr
     >>> dr.searchsorted(dr.asarray([1, 3, 5]), [3, 4])
@@ -171,7 +194,11 @@ def searchsorted(x1: Any, x2: Any, /, side: str = "left") -> Array:
         )
     values = asarray(x2, device=x1.device) if values is None else values
     where = common_device("searchsorted", [x1, values])
-    return apply(SEARCH, (x1, values), device_index(where), attributes=(("side", side),))
+    line = x1 if sorter is None else take(x1, sorter)
+    dtype = np.result_type(x1.dtype, values.dtype)
+    line, values = line.astype(dtype, copy=False), values.astype(dtype, copy=False)
+    values = values if values._layout.contiguous else copied(values)
+    return apply(SEARCH, (line, values), device_index(where), attributes=(("side", side),))
 
 
 def unique(x: Any, /, return_index: bool = False, return_inverse: bool = False, return_counts: bool = False) -> Any:

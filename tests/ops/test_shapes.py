@@ -287,6 +287,19 @@ def test_sorting(dtype: str, device: str) -> None:
     check_near(x, reference, 0)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_searching(dtype: str, device: str) -> None:
+    """Every dtype, with NaN and signed zeros, lines and elements of any strides, many elements and none."""
+    line = np.sort(np.concatenate([sample(dtype, (40,)), sample(dtype, (9,))]))
+    x = placed(np.repeat(line, 3), device)[1::3]
+    for wanted in (sample(dtype, (5, 8)), sample(dtype, (0,)), np.tile(sample(dtype, (64,)), 4096)):
+        for side in ("left", "right"):
+            check_same(dr.searchsorted(x, placed(wanted, device), side), np.searchsorted(line, wanted, side))
+            turned = dr.searchsorted(x, placed(wanted, device).T[::-1], side)
+            check_same(turned, np.searchsorted(line, wanted.T[::-1], side))
+    check_same(dr.searchsorted(x[:0], x), np.searchsorted(line[:0], line))
+
+
 def test_searching_and_unique() -> None:
     values = np.sort(sample("int16", (20,)))
     for wanted in (values[::3], [3, -4, 3000], 5, [[1, 2]]):
@@ -294,6 +307,9 @@ def test_searching_and_unique() -> None:
             check_same(dr.searchsorted(placed(values), wanted, side), np.searchsorted(values, wanted, side))
     with pytest.raises(ValueError, match="'left' or 'right'"):
         dr.searchsorted(placed(values), 3, "middle")
+    shuffled = np.random.default_rng(0).permutation(values)
+    order = np.argsort(shuffled, stable=True)
+    check_same(dr.searchsorted(placed(shuffled), values, sorter=order), np.searchsorted(shuffled, values, sorter=order))
     values = sample("float32", (3, 7)).round()
     check_same(dr.unique(placed(values)), np.unique(values))
     for made, wanted in zip(
