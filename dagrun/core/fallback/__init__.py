@@ -42,11 +42,11 @@ from .tasks import LANES, Body, Device, Failure, Lane, Settings, Site, Task, fun
 
 __all__ = [
     "Array", "Export", "Family", "Layout", "Node", "Signature", "add_device", "after_fork", "again", "alias",
-    "autocast", "binary", "describe_site", "empty", "export", "failures", "from_memory", "gradients", "here", "in_task",
-    "install_binary", "is_ready", "last_writer", "layout", "lend_site", "memory_stats", "observe", "pause",
-    "push_batch", "record", "searcher", "sequence", "set_autocast", "set_gradients", "set_hooks", "set_lane_limit", "set_observer",
-    "set_prefix", "site", "sorter", "start", "stats", "stop", "trace", "trim_memory", "unfinished", "view",
-    "wait", "wait_all",
+    "autocast", "binary", "describe_site", "empty", "export", "failures", "from_memory", "gradients", "here",
+    "in_task", "install_binary", "is_ready", "last_writer", "layout", "lend_site", "memory_stats", "observe",
+    "pause", "push_batch", "record", "searcher", "sequence", "set_autocast", "set_gradients", "set_hooks",
+    "set_lane_limit", "set_observer", "set_prefix", "site", "sorter", "start", "stats", "stop", "trace",
+    "trim_memory", "unfinished", "view", "wait", "wait_all",
 ]  # fmt: skip
 
 _KEEP: Any = object()
