@@ -176,7 +176,7 @@ def _sum_dtype(x: Array, dtype: Any) -> np.dtype[Any]:
 
 
 def sum(
-    x: Any, /, axis: Axis = None, *, dtype: Any = None, keepdims: bool = False, initial: Any = None, where: Any = True
+    x: Any, /, axis: Axis = None, dtype: Any = None, *, keepdims: bool = False, initial: Any = None, where: Any = True
 ) -> Array:
     """The sum over all elements, or over the axes given; small integers are summed in 64 bits.
 
@@ -194,7 +194,7 @@ def sum(
 
 
 def prod(
-    x: Any, /, axis: Axis = None, *, dtype: Any = None, keepdims: bool = False, initial: Any = None, where: Any = True
+    x: Any, /, axis: Axis = None, dtype: Any = None, *, keepdims: bool = False, initial: Any = None, where: Any = True
 ) -> Array:
     """The product over all elements, or over the axes given; small integers are multiplied in 64 bits.
 
@@ -273,7 +273,7 @@ def _mean_dtype(x: Array, dtype: Any) -> np.dtype[Any]:
     return as_dtype(dtype) if dtype is not None else x.dtype if x.dtype.kind == "f" else _FLOAT64
 
 
-def mean(x: Any, /, axis: Axis = None, *, dtype: Any = None, keepdims: bool = False, where: Any = True) -> Array:
+def mean(x: Any, /, axis: Axis = None, dtype: Any = None, *, keepdims: bool = False, where: Any = True) -> Array:
     """The mean; float64 for integers, summed in float32 for float16. NaN where there are no elements.
 
     With `where` that of the elements where a mask is true.
@@ -298,8 +298,8 @@ def var(
     x: Any,
     /,
     axis: Axis = None,
-    *,
     dtype: Any = None,
+    *,
     correction: float = 0.0,
     keepdims: bool = False,
     ddof: float | None = None,
@@ -333,8 +333,8 @@ def std(
     x: Any,
     /,
     axis: Axis = None,
-    *,
     dtype: Any = None,
+    *,
     correction: float = 0.0,
     keepdims: bool = False,
     ddof: float | None = None,
@@ -424,7 +424,7 @@ def _accumulate(op: Operator, x: Array, axis: int | None, dtype: Any) -> Array:
     return submit(known, (x,), device_index(x.device))
 
 
-def cumulative_sum(x: Any, /, axis: int | None = None, *, dtype: Any = None) -> Array:
+def cumulative_sum(x: Any, /, axis: int | None = None, dtype: Any = None) -> Array:
     """The running sum along an axis (of the flattened array where it is None).
 
     >>> import dagrun as dr
@@ -434,7 +434,7 @@ def cumulative_sum(x: Any, /, axis: int | None = None, *, dtype: Any = None) -> 
     return _accumulate(CUMSUM, as_array(x), axis, dtype)
 
 
-def cumulative_prod(x: Any, /, axis: int | None = None, *, dtype: Any = None) -> Array:
+def cumulative_prod(x: Any, /, axis: int | None = None, dtype: Any = None) -> Array:
     """The running product along an axis (of the flattened array where it is None)."""
     return _accumulate(CUMPROD, as_array(x), axis, dtype)
 

@@ -70,6 +70,7 @@ def test_the_dtype_of_the_result_can_be_chosen(name: str) -> None:
             check_near(getattr(dr, name)(placed(values), axis=1, dtype=target), getattr(np, name)(values, 1, target), 4)
         else:
             reduce(name, values, "cpu:0", axis=1, dtype=target)
+        assert getattr(placed(values), name)(1, target).dtype == target  # NumPy's second argument by place
 
 
 @pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value")
