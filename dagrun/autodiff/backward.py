@@ -202,6 +202,11 @@ def _walk(
     return found
 
 
+def leads_to(outputs: Sequence[Array], record: Any) -> bool:
+    """Whether outputs were computed from what a record is of, be it by functions whose gradient is zero."""
+    return bool(_leading(outputs, {key_of(record)[0]}, True))
+
+
 def _leading(outputs: Sequence[Array], targets: set[int], beyond: bool) -> set[int]:
     """The ids of nodes from whose operands a target can be reached; targets are passed only with `beyond`."""
     order: list[Node] = []

@@ -9,7 +9,7 @@ from typing import Any
 
 from dagrun import ops
 from dagrun.array import Array, as_array
-from dagrun.autodiff.backward import key_of, seeds, walk
+from dagrun.autodiff.backward import key_of, leads_to, seeds, walk
 from dagrun.autodiff.modes import enable_grad, no_grad
 from dagrun.autodiff.trees import flatten, unflatten
 from dagrun.core import native
@@ -73,14 +73,19 @@ def gradients(
             raise RuntimeError(f"gradients: an input of shape {x.shape} does not require gradients")
     retain = create_graph if retain_graph is None else retain_graph
     found = walk(ys, starts, retain=retain, create_graph=create_graph, stops=records, beyond=True)
-    results = []
+    results: list[Array | None] = []
     for x, record in zip(xs, records, strict=True):
         hit = found.get(key_of(record))
-        if hit is None and not allow_unused:
+        if hit is not None:
+            results.append(hit[1])
+        elif leads_to(ys, record):  # by piecewise constant functions only
+            results.append(ops.zeros_like(x.detach()))
+        elif allow_unused:
+            results.append(None)
+        else:
             raise RuntimeError(
                 f"gradients: the outputs do not depend on an input of shape {x.shape}; allow_unused=True gives None"
             )
-        results.append(None if hit is None else hit[1])
     return unflatten(shape, results)
 
 

@@ -54,7 +54,7 @@ def _cast(base: Any, dtype: np.dtype[Any]) -> Known:
     )
 
 
-def astype(x: Any, dtype: Any, /, *, copy: bool = True, device: str | Device | None = None) -> Array:
+def astype(x: Any, /, dtype: Any, *, copy: bool = True, device: str | Device | None = None) -> Array:
     """The array in another dtype, converted by NumPy's unsafe casting; a copy, unless with `copy=False` none is needed.
 
     >>> import dagrun as dr

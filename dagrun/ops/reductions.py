@@ -11,11 +11,14 @@ import numpy as np
 
 from dagrun.array import Array, as_array, as_dtype, extend
 from dagrun.core import device_index
+from dagrun.ops.creation import full
 from dagrun.ops.elementwise import MOST_PLANS, make, record_unary
-from dagrun.ops.manipulation import normal_axes, normal_axis
-from dagrun.ops.mathematics import divide, subtract
+from dagrun.ops.manipulation import broadcast_to, normal_axes, normal_axis
+from dagrun.ops.mathematics import add, divide, maximum, minimum, multiply, subtract
 from dagrun.ops.promotion import by_ufunc
 from dagrun.ops.reducing import cumulative_bodies, reduction_bodies
+from dagrun.ops.selection import as_condition
+from dagrun.ops.selection import where as choose
 from dagrun.record import Gradients, Known, Memory, Operator, signature_for, submit
 
 Axis = int | Sequence[int] | None
@@ -137,6 +140,30 @@ def _reduce(op: Operator, x: Array, axis: Axis, keepdims: bool, result: np.dtype
 
 _memory = Memory()
 
+_REST = {SUM: 0, PROD: 1, ALL: True, ANY: False}  # what an element that is left out counts as
+_WITH_INITIAL = {SUM: add, PROD: multiply, MAX: maximum, MIN: minimum}
+
+
+def _reduce_some(
+    op: Operator, x: Array, axis: Axis, keepdims: bool, result: np.dtype[Any], where: Any, initial: Any = None
+) -> Array:
+    """`_reduce` of the elements where a mask is true and of an initial value, as NumPy's `where` and `initial`."""
+    shape = x.shape
+    if where is not True:
+        rest = _REST.get(op, initial)
+        if rest is None:
+            raise ValueError(f"{op.name}: where without initial, expected both: the mask may leave no element")
+        x = choose(where, x, x.dtype.type(rest))
+        if x.shape != shape:
+            raise ValueError(f"{op.name}: a mask of shape {np.shape(where)} does not broadcast to the array's {shape}")
+    if initial is None:
+        return _reduce(op, x, axis, keepdims, result)
+    axes = _axes(x, axis, op.name)
+    if op in _NEED_ELEMENTS and 0 in [shape[i] for i in axes]:
+        ((final, _),) = _infer((x._layout,), (), axes=axes, keepdims=keepdims, result=result)
+        return full(final, result.type(initial), device=x.device)
+    return _WITH_INITIAL[op](_reduce(op, x, axis, keepdims, result), result.type(initial))
+
 
 _BOOL, _INT64, _UINT64 = np.dtype(np.bool_), np.dtype(np.int64), np.dtype(np.uint64)
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -149,44 +176,70 @@ def _sum_dtype(x: Array, dtype: Any) -> np.dtype[Any]:
     return x.dtype if x.dtype.kind == "f" else _UINT64 if x.dtype.kind == "u" else _INT64
 
 
-def sum(x: Any, /, axis: Axis = None, *, dtype: Any = None, keepdims: bool = False) -> Array:
+def sum(
+    x: Any, /, axis: Axis = None, dtype: Any = None, *, keepdims: bool = False, initial: Any = None, where: Any = True
+) -> Array:
     """The sum over all elements, or over the axes given; small integers are summed in 64 bits.
 
-    The order of additions depends on shape and strides alone, so the bits are the same on any number of lanes.
+    Only elements where a mask is true are taken with `where`; the sum begins with `initial`. The order of additions
+    depends on shape and strides alone, so the bits are the same on any number of lanes.
 
         >>> import dagrun as dr
         >>> dr.sum(dr.asarray([[1, 2], [3, 4]]), axis=0)
         array([4, 6])
     """
     x = as_array(x)
+    if initial is not None or where is not True:
+        return _reduce_some(SUM, x, axis, keepdims, _sum_dtype(x, dtype), where, initial)
     return _reduce(SUM, x, axis, keepdims, _sum_dtype(x, dtype))
 
 
-def prod(x: Any, /, axis: Axis = None, *, dtype: Any = None, keepdims: bool = False) -> Array:
-    """The product over all elements, or over the axes given; small integers are multiplied in 64 bits."""
+def prod(
+    x: Any, /, axis: Axis = None, dtype: Any = None, *, keepdims: bool = False, initial: Any = None, where: Any = True
+) -> Array:
+    """The product over all elements, or over the axes given; small integers are multiplied in 64 bits.
+
+    Only elements where a mask is true are taken with `where`; the product begins with `initial`.
+    """
     x = as_array(x)
+    if initial is not None or where is not True:
+        return _reduce_some(PROD, x, axis, keepdims, _sum_dtype(x, dtype), where, initial)
     return _reduce(PROD, x, axis, keepdims, _sum_dtype(x, dtype))
 
 
-def max(x: Any, /, axis: Axis = None, *, keepdims: bool = False) -> Array:
-    """The largest element; NaN wins. ValueError where there is none."""
+def max(x: Any, /, axis: Axis = None, *, keepdims: bool = False, initial: Any = None, where: Any = True) -> Array:
+    """The largest element; NaN wins. ValueError where there is none.
+
+    `initial` counts as one more element; with it `where` is a mask of those that are taken.
+    """
     x = as_array(x)
+    if initial is not None or where is not True:
+        return _reduce_some(MAX, x, axis, keepdims, x.dtype, where, initial)
     return _reduce(MAX, x, axis, keepdims, x.dtype)
 
 
-def min(x: Any, /, axis: Axis = None, *, keepdims: bool = False) -> Array:
-    """The smallest element; NaN wins. ValueError where there is none."""
+def min(x: Any, /, axis: Axis = None, *, keepdims: bool = False, initial: Any = None, where: Any = True) -> Array:
+    """The smallest element; NaN wins. ValueError where there is none.
+
+    `initial` counts as one more element; with it `where` is a mask of those that are taken.
+    """
     x = as_array(x)
+    if initial is not None or where is not True:
+        return _reduce_some(MIN, x, axis, keepdims, x.dtype, where, initial)
     return _reduce(MIN, x, axis, keepdims, x.dtype)
 
 
-def all(x: Any, /, axis: Axis = None, *, keepdims: bool = False) -> Array:
-    """Whether every element is true."""
+def all(x: Any, /, axis: Axis = None, *, keepdims: bool = False, where: Any = True) -> Array:
+    """Whether every element is true, of those where a mask is true."""
+    if where is not True:
+        return _reduce_some(ALL, as_array(x), axis, keepdims, _BOOL, where)
     return _reduce(ALL, as_array(x), axis, keepdims, _BOOL)
 
 
-def any(x: Any, /, axis: Axis = None, *, keepdims: bool = False) -> Array:
-    """Whether some element is true."""
+def any(x: Any, /, axis: Axis = None, *, keepdims: bool = False, where: Any = True) -> Array:
+    """Whether some element is true, of those where a mask is true."""
+    if where is not True:
+        return _reduce_some(ANY, as_array(x), axis, keepdims, _BOOL, where)
     return _reduce(ANY, as_array(x), axis, keepdims, _BOOL)
 
 
@@ -221,8 +274,10 @@ def _mean_dtype(x: Array, dtype: Any) -> np.dtype[Any]:
     return as_dtype(dtype) if dtype is not None else x.dtype if x.dtype.kind == "f" else _FLOAT64
 
 
-def mean(x: Any, /, axis: Axis = None, *, dtype: Any = None, keepdims: bool = False) -> Array:
+def mean(x: Any, /, axis: Axis = None, dtype: Any = None, *, keepdims: bool = False, where: Any = True) -> Array:
     """The mean; float64 for integers, summed in float32 for float16. NaN where there are no elements.
+
+    With `where` that of the elements where a mask is true.
 
     >>> import dagrun as dr
     >>> dr.mean(dr.asarray([[1, 2], [3, 4]]), axis=1)
@@ -230,6 +285,11 @@ def mean(x: Any, /, axis: Axis = None, *, dtype: Any = None, keepdims: bool = Fa
     """
     x = as_array(x)
     result = _mean_dtype(x, dtype)
+    if where is not True:
+        mask = broadcast_to(as_condition(where, x), x.shape)
+        wide = _FLOAT32 if result == np.float16 else result if result.kind == "f" else _FLOAT64
+        total = _reduce_some(SUM, x, axis, keepdims, wide, mask)
+        return divide(total, count_nonzero(mask, axis, keepdims=keepdims).astype(wide)).astype(result, copy=False)
     if result.kind != "f":
         return _reduce(MEAN, x, axis, keepdims, _FLOAT64).astype(result)
     return _reduce(MEAN, x, axis, keepdims, result)
@@ -239,8 +299,8 @@ def var(
     x: Any,
     /,
     axis: Axis = None,
-    *,
     dtype: Any = None,
+    *,
     correction: float = 0.0,
     keepdims: bool = False,
     ddof: float | None = None,
@@ -274,8 +334,8 @@ def std(
     x: Any,
     /,
     axis: Axis = None,
-    *,
     dtype: Any = None,
+    *,
     correction: float = 0.0,
     keepdims: bool = False,
     ddof: float | None = None,
@@ -365,7 +425,7 @@ def _accumulate(op: Operator, x: Array, axis: int | None, dtype: Any) -> Array:
     return submit(known, (x,), device_index(x.device))
 
 
-def cumulative_sum(x: Any, /, axis: int | None = None, *, dtype: Any = None) -> Array:
+def cumulative_sum(x: Any, /, axis: int | None = None, dtype: Any = None) -> Array:
     """The running sum along an axis (of the flattened array where it is None).
 
     >>> import dagrun as dr
@@ -375,7 +435,7 @@ def cumulative_sum(x: Any, /, axis: int | None = None, *, dtype: Any = None) -> 
     return _accumulate(CUMSUM, as_array(x), axis, dtype)
 
 
-def cumulative_prod(x: Any, /, axis: int | None = None, *, dtype: Any = None) -> Array:
+def cumulative_prod(x: Any, /, axis: int | None = None, dtype: Any = None) -> Array:
     """The running product along an axis (of the flattened array where it is None)."""
     return _accumulate(CUMPROD, as_array(x), axis, dtype)
 

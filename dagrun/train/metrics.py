@@ -88,7 +88,7 @@ class Mean:
 
     def __init__(self) -> None:
         self._total: Any = 0.0
-        self._weight = 0.0
+        self.weight = 0.0
 
     def add(self, value: Any, weight: float = 1.0) -> None:
         """Takes in a mean over `weight` rows: a number or an array of one element."""
@@ -96,16 +96,16 @@ class Mean:
             if isinstance(value, Array):
                 value = ops.reshape(ops.astype(value.detach(), np.float64), ())
             self._total = value * float(weight) + self._total
-        self._weight += weight
+        self.weight += weight
 
     def value(self) -> float:
         """The mean so far, NaN before the first value; waits for it."""
-        return float(self._total) / self._weight if self._weight else float("nan")
+        return float(self._total) / self.weight if self.weight else float("nan")
 
     def state_dict(self) -> dict[str, float]:
         """The sum and the weight so far; waits for them."""
-        return {"total": float(self._total), "weight": float(self._weight)}
+        return {"total": float(self._total), "weight": float(self.weight)}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Takes back what `state_dict` gave."""
-        self._total, self._weight = state["total"], state["weight"]
+        self._total, self.weight = state["total"], state["weight"]

@@ -148,6 +148,7 @@ class Trainer:
         if self.stop:
             self._loader_state = self._state_of_loader()
             return
+        _check_rows(self._mean, f"Trainer.fit: the loader gave no batch in epoch {self.epoch}")
         if self.schedule_by == "epoch":
             for schedule in self.schedules:
                 schedule.step()
@@ -176,6 +177,7 @@ class Trainer:
                         means[name].add(metric(outputs, targets), rows)
         finally:
             self.objective.train(was)
+        _check_rows(means["loss"], "Trainer.evaluate: the loader gave no batch")
         return {name: mean.value() for name, mean in means.items()}
 
     # ---- state
@@ -247,6 +249,11 @@ class Trainer:
             self.load_state_dict(state)
         except RuntimeError as error:  # what `Module.load_state_dict` raises
             raise CheckpointError(f"{path} is of another module: {error}") from error
+
+
+def _check_rows(mean: Mean, what: str) -> None:
+    if not mean.weight:  # a mean of nothing would be NaN, and pass for a loss
+        raise ValueError(f"{what}, expected at least one row; a generator can be iterated over only once")
 
 
 class Objective(Module):

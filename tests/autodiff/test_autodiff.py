@@ -96,6 +96,15 @@ def test_unused_inputs() -> None:
     assert dr.grad(lambda a, b: a.sum(), 1)(x, unused).tolist() == [0]
 
 
+def test_piecewise_constant_functions_give_zeros_and_no_complaint() -> None:
+    x, y = leaf(1.5, 2.5), leaf(1)
+    steps = dr.floor(x * 2).sum()
+    assert dr.gradients(steps + y.sum(), [x, y])[0].tolist() == [0, 0]
+    assert dr.gradients(dr.sign(x).sum(), x, allow_unused=True).tolist() == [0, 0]
+    with pytest.raises(RuntimeError, match="do not depend"):
+        dr.gradients(dr.floor(x).sum(), y)
+
+
 def test_inner_arrays_and_several_outputs() -> None:
     x = leaf(1, 2)
     y = x * x

@@ -44,7 +44,7 @@ def test_casts(source: str, device: str) -> None:
         with np.errstate(all="ignore"):
             for x in (small, small.T, small[0, 0]):
                 check_same(placed(x, device).astype(target), x.astype(target), (source, target))
-    assert dr.asarray(values).astype(source, copy=False).dtype == source
+    assert dr.asarray(values).astype(dtype=source, copy=False).dtype == source
     x = dr.asarray(values)
     assert x.astype(source)._buffer != x._buffer and x.astype(source, copy=False) is x
     check_same(x.to_device("cpu:1").to_device(device).T, values.T)

@@ -70,6 +70,37 @@ def test_the_dtype_of_the_result_can_be_chosen(name: str) -> None:
             check_near(getattr(dr, name)(placed(values), axis=1, dtype=target), getattr(np, name)(values, 1, target), 4)
         else:
             reduce(name, values, "cpu:0", axis=1, dtype=target)
+        assert getattr(placed(values), name)(1, target).dtype == target  # NumPy's second argument by place
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value")
+@pytest.mark.parametrize("name", ["sum", "prod", "max", "min", "all", "any", "mean"])
+def test_masks_and_initial_values(name: str, device: str) -> None:
+    begins = {} if name in ("all", "any", "mean") else {"initial": 3}
+    for dtype in ["bool", "int8", "uint32", "float16", "float32", "float64"]:
+        if dtype == "bool":
+            begins = dict.fromkeys(begins, True)
+        for values in (sample(dtype, (3, 4), special=False), sample(dtype, (0, 4))):
+            masks = [True, False, np.arange(4) % 2 == 0, np.zeros(values.shape, bool), np.ones((1, 1), bool)]
+            for axis in (None, 0, 1, (0, 1)):
+                reduce(name, values, device, axis=axis, **begins)
+                for mask in masks:
+                    reduce(name, values, device, axis=axis, where=mask, **begins)
+                    reduce(name, values, device, axis=axis, where=mask, keepdims=True, **begins)
+    x = placed(np.arange(6.0).reshape(2, 3), device)
+    check_same(getattr(x, name)(where=x > 2, **begins), getattr(np.arange(3.0, 6.0), name)(**begins))
+    with pytest.raises(ValueError):
+        getattr(x, name)(where=np.ones((2, 2, 3), bool), **begins)
+    if name in ("max", "min"):
+        with pytest.raises(ValueError, match="where without initial"):
+            getattr(x, name)(where=x > 2)
+
+
+def test_the_gradient_of_what_a_mask_leaves_out_is_zero() -> None:
+    x = dr.asarray([1.0, 2.0, 3.0], requires_grad=True)
+    mask = np.array([True, False, True])
+    (x.sum(where=mask, initial=5) + 10 * x.mean(where=mask) + 100 * x.max(where=mask, initial=0)).backward()
+    assert x.grad.tolist() == [6, 0, 106]
 
 
 def test_correction_is_numpys_ddof() -> None:

@@ -18,7 +18,7 @@ import dagrun as dr
 from dagrun import data, nn, optim
 from dagrun.parallel import OnDevice, SyncBatchNorm
 from dagrun.parallel.compression import Quantized, half
-from dagrun.train import Callback, Checkpoints, EarlyStopping, Trainer, accuracy
+from dagrun.train import Callback, CheckpointError, Checkpoints, EarlyStopping, Trainer, accuracy
 
 mse = nn.functional.mse_loss
 
@@ -250,6 +250,18 @@ def test_a_second_ctrl_c_stops_at_once() -> None:
         make(callbacks=[AtStep(2, press)]).fit(loader(), 1)
 
 
+def test_an_epoch_without_batches_is_an_error() -> None:
+    batches = list(loader())
+    with pytest.raises(ValueError, match="no batch in epoch 0"):
+        make().fit([], 1)
+    trainer = make()
+    with pytest.raises(ValueError, match="no batch in epoch 1, expected"):
+        trainer.fit((batch for batch in batches), 2)
+    assert [line["epoch"] for line in trainer.history] == [1]
+    with pytest.raises(ValueError, match="evaluate: the loader gave no batch"):
+        make().fit(batches, 2, (batch for batch in batches))
+
+
 def test_a_loss_that_fails_names_the_line() -> None:
     def wrong(outputs: dr.Array, targets: dr.Array) -> dr.Array:
         return mse(outputs, targets[:, :2])  # this line
@@ -360,7 +372,7 @@ def test_states_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         make(devices=["cpu:0", "cpu:1"]).load(path)
     with pytest.raises(ValueError, match="callbacks: 0, expected 1"):
         make(callbacks=[Callback()]).load(path)
-    with pytest.raises(RuntimeError, match="has shape"):
+    with pytest.raises(CheckpointError, match=r"is of another module: .*has shape"):
         make(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 4))).load(path)
     with pytest.raises(ValueError, match="schedule_by 'hour'"):
         make(schedule_by="hour")
