@@ -27,8 +27,10 @@ class _Switch(Block):
         native.set_gradients(self._were.pop())
 
 
-def no_grad() -> _Switch:
+def no_grad(orig_func: Callable[..., Any] | None = None) -> Any:
     """Operations in the block (or the decorated function, also a generator) are not recorded for gradients.
+
+    `with no_grad():`, `@no_grad()` and `@no_grad`.
 
     >>> import dagrun as dr
     >>> x = dr.ones(2, requires_grad=True)
@@ -37,12 +39,12 @@ def no_grad() -> _Switch:
     >>> y.requires_grad
     False
     """
-    return _Switch(False)
+    return _Switch(False) if orig_func is None else _Switch(False)(orig_func)
 
 
-def enable_grad() -> _Switch:
-    """Records gradients in the block, also inside `no_grad`."""
-    return _Switch(True)
+def enable_grad(orig_func: Callable[..., Any] | None = None) -> Any:
+    """Records gradients in the block (or the decorated function), also inside `no_grad`."""
+    return _Switch(True) if orig_func is None else _Switch(True)(orig_func)
 
 
 def is_grad_enabled() -> bool:

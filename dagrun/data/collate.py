@@ -39,6 +39,8 @@ def collate(samples: Sequence[Any]) -> Any:
         if any(not isinstance(sample, (tuple, list)) or len(sample) != len(first) for sample in samples):
             raise ValueError(f"collate: expected {len(first)} items in every sample, got others too")
         return _rebuilt(first, [collate(items) for items in zip(*samples, strict=True)])
+    if isinstance(first, (np.generic, Number)) and set(map(type, samples)) == {type(first)}:
+        return np.asarray(samples)
     if isinstance(first, (np.ndarray, np.generic, Number, Array)):
         arrays = [sample.numpy() if isinstance(sample, Array) else np.asarray(sample) for sample in samples]
         shapes = {x.shape for x in arrays}

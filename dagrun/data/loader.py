@@ -22,7 +22,7 @@ import numpy as np
 from dagrun.data.collate import collate, convert, to_device, to_devices
 from dagrun.data.dataset import Dataset
 from dagrun.data.errors import LoaderError
-from dagrun.data.randomness import checked_seed, sample_seed
+from dagrun.data.randomness import checked_seed, sample_streams
 from dagrun.data.samplers import BatchSampler, RandomSampler, Sampler, SequentialSampler, as_sampler
 from dagrun.data.workers import Batch, Workers
 from dagrun.devices import Device
@@ -42,9 +42,9 @@ def _load(
     epoch: int,
     number: int,
     indices: Sequence[int],
-    stop: threading.Event,
+    stop: threading.Event | None,
 ) -> Any:
-    """The batch in host memory. What fails is raised as a LoaderError from what was raised."""
+    """The batch in host memory, unless told to `stop`. What fails is raised as a LoaderError from what was raised."""
     index: int | None = None
     try:
         if collate_fn is None and isinstance(dataset, Dataset):
@@ -52,10 +52,11 @@ def _load(
             if rows is not NotImplemented:
                 return rows
         samples = []
-        for place, index in enumerate(indices):
-            if stop.is_set():
-                raise _Stopped
-            with sample_seed(seed, epoch, number, place):
+        with sample_streams(seed, epoch, number) as streams:
+            for place, index in enumerate(indices):
+                if stop is not None and stop.is_set():
+                    raise _Stopped
+                streams.place = place
                 samples.append(dataset[index])
         index = None
         return (collate_fn or collate)(samples)
@@ -86,7 +87,6 @@ class _Batches(Iterator[Any]):
         self._ahead: deque[Batch] = deque()  # in order of the epoch: handed to workers, not yet given out
         self._workers: Workers | None = None
         self._closed = False
-        self._never = threading.Event()
         if loader.num_workers:
             self._workers = Workers(loader.num_workers, self._load)
             self._closing = weakref.finalize(self, self._workers.close)
@@ -105,7 +105,7 @@ class _Batches(Iterator[Any]):
         """Number, indices and values of the batch whose turn it is; None at the end. Raises what went wrong with it."""
         if self._workers is None:
             for number, indices in self._numbered:
-                return number, indices, self._load(number, indices, self._never)
+                return number, indices, self._load(number, indices, None)
             return None
         if not self._ahead:
             return None

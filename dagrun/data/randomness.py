@@ -10,6 +10,7 @@ import operator
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,21 +42,39 @@ def permutation(count: int, *key: int) -> np.ndarray[Any, Any]:
     return np.argsort(bits(count, *key), kind="stable")
 
 
-class _Sample(threading.local):
-    """Which sample the calling thread loads; its generator is made when something draws from it."""
+@dataclass(slots=True)
+class Streams:
+    """The streams that the transforms of some samples draw from, one for each `place`; set it before each sample."""
 
-    key: tuple[int, ...] | None = None
-    generator: np.random.Generator | None = None
+    key: tuple[int, ...]
+    place: int | None = None
+    generator: np.random.Generator | None = None  # made when something draws from it
+    made_for: int | None = None  # the place that it was made for
 
 
-_sample = _Sample()
+class _Current(threading.local):
+    streams: Streams | None = None
+
+
+_current = _Current()
+
+
+@contextmanager
+def sample_streams(*key: int) -> Iterator[Streams]:
+    """Within the block, transforms of this thread draw from streams that depend on the key and the place alone."""
+    before = _current.streams
+    _current.streams = streams = Streams(key)
+    try:
+        yield streams
+    finally:
+        _current.streams = before
 
 
 @contextmanager
 def sample_seed(*key: int) -> Iterator[None]:
     """Within the block, transforms of this thread draw from a stream that depends on the key alone.
 
-    The loader puts one around every sample, with its seed, the epoch, the batch and the place in the batch as key.
+    The loader gives every sample such a stream, with its seed, the epoch, the batch and the place in the batch as key.
 
         >>> import numpy as np
         >>> from dagrun import data
@@ -64,12 +83,8 @@ def sample_seed(*key: int) -> Iterator[None]:
         ...     flip(np.array([[1, 2]]))
         array([[2, 1]])
     """
-    before = _sample.key, _sample.generator
-    _sample.key, _sample.generator = key, None
-    try:
+    with sample_streams(*key):
         yield
-    finally:
-        _sample.key, _sample.generator = before
 
 
 def sample_generator() -> np.random.Generator:
@@ -82,8 +97,15 @@ def sample_generator() -> np.random.Generator:
         >>> first == data.sample_generator().integers(100)
         np.True_
     """
-    if _sample.key is None:
-        return np.random.Generator(np.random.Philox(np.random.SeedSequence((SAMPLE, 0))))
-    if _sample.generator is None:
-        _sample.generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((SAMPLE, *_sample.key))))
-    return _sample.generator
+    streams = _current.streams
+    if streams is None:
+        return _generator(0)
+    place = streams.place
+    if streams.generator is None or streams.made_for != place:
+        streams.generator = _generator(*streams.key, *(() if place is None else (place,)))
+        streams.made_for = place
+    return streams.generator
+
+
+def _generator(*key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence((SAMPLE, *key))))

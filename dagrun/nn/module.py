@@ -314,9 +314,9 @@ class Module:
             if module is not None:
                 yield from module.named_modules(memo, f"{prefix}.{name}" if prefix else name, remove_duplicate)
 
-    def modules(self) -> Iterator[Module]:
-        """This module and all below, each once."""
-        return (module for _, module in self.named_modules())
+    def modules(self, remove_duplicate: bool = True) -> Iterator[Module]:
+        """This module and all below, each once or once for each place that it is in."""
+        return (module for _, module in self.named_modules(remove_duplicate=remove_duplicate))
 
     def _named(self, kind: str, prefix: str, recurse: bool, duplicates: bool) -> Iterator[tuple[str, Array]]:
         seen: set[int] = set()

@@ -151,7 +151,7 @@ class RMSprop(ElementwiseOptimizer):
 
     def __init__(
         self, params: Iterable[Any], lr: float = 1e-2, alpha: float = 0.99, eps: float = 1e-8,
-        weight_decay: float = 0.0, momentum: float = 0.0, centered: bool = False, *, maximize: bool = False,
+        weight_decay: float = 0.0, momentum: float = 0.0, centered: bool = False, maximize: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(
             params,

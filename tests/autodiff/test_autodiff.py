@@ -310,7 +310,7 @@ def test_a_decorated_generator_has_its_mode_while_it_runs(mode: Any) -> None:
 
 
 def test_a_generator_without_gradients_passes_its_failure_on() -> None:
-    @dr.enable_grad()
+    @dr.enable_grad  # without parentheses, too
     def one() -> Any:
         yield dr.is_grad_enabled()
         raise ValueError("from within")

@@ -440,3 +440,35 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     quiet = "-Wignore::DeprecationWarning"  # Python 3.12 and later warn of every fork beside threads
     done = subprocess.run([sys.executable, quiet, "-c", program], capture_output=True, text=True, timeout=PATIENCE)
     assert (done.stdout, done.stderr, done.returncode) == ("7\n", "", 0)
+
+
+def test_loading_a_sample_costs_few_calls() -> None:
+    """What the loader itself calls for each of many tiny samples: nothing for seeding, one append, and collating."""
+    samples = [(np.float32(i), i) for i in range(2000)]
+
+    def calls(count: int) -> int:
+        batches = iter(data.DataLoader(samples[:count], batch_size=500))
+        seen = [0]
+
+        def profile(frame: Any, event: str, argument: Any) -> None:
+            seen[0] += event in ("call", "c_call")
+
+        before = sys.getprofile()
+        sys.setprofile(profile)
+        try:
+            assert sum(len(labels) for _, labels in batches) == count
+        finally:
+            sys.setprofile(before)
+        return seen[0]
+
+    calls(500)  # what the first call alone does
+    assert (calls(2000) - calls(1000)) / 1000 < 7
+
+
+def test_numbers_of_one_type_and_of_several() -> None:
+    for samples in ([1, 2], [True, False], [1.5, 2.5], [np.float16(1), np.float16(2)], [1, 2.5], [np.int8(1), 300]):
+        found, expected = data.collate(samples), np.stack([np.asarray(sample) for sample in samples])
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+    with pytest.raises(ValueError, match=r"samples have shapes \(\), \(2,\)"):
+        data.collate([1, np.ones(2)])

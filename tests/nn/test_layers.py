@@ -289,6 +289,12 @@ def test_scaled_dot_product_attention():
         expected = torch.nn.functional.scaled_dot_product_attention(*map(torch.tensor, (q, k, v)), **theirs)
         found = nn.functional.scaled_dot_product_attention(*map(dr.asarray, (q, k, v)), **ours)
         np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-12)
+    q = RNG.normal(size=(2, 6, 4, 5))
+    expected = torch.nn.functional.scaled_dot_product_attention(*map(torch.tensor, (q, k, v)), enable_gqa=True)
+    found = nn.functional.scaled_dot_product_attention(*map(dr.asarray, (q, k, v)), enable_gqa=True)
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-12)
+    with pytest.raises(ValueError, match=r"\(6, 4, 4\) heads, expected those of key and value to divide"):
+        nn.functional.scaled_dot_product_attention(*(dr.ones((n, 2, 3)) for n in (6, 4, 4)), enable_gqa=True)
     check_gradients(
         lambda q, k, v: nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True),
         RNG.normal(size=(2, 3, 2)), RNG.normal(size=(2, 3, 2)), RNG.normal(size=(2, 3, 1)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from dagrun import ops
 from dagrun.array import Array
@@ -130,9 +131,9 @@ def glu(input: Array, dim: int = -1) -> Array:
     return first * sigmoid(second)
 
 
-def softmin(input: Array, dim: int = -1) -> Array:
+def softmin(input: Array, dim: int = -1, dtype: Any = None) -> Array:
     """The softmax of -x along an axis."""
-    return softmax(-input, dim)
+    return softmax(-input, dim, dtype)
 
 
 __all__ = [

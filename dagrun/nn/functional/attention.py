@@ -35,10 +35,12 @@ def scaled_dot_product_attention(
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
+    enable_gqa: bool = False,
 ) -> Array:
     """softmax(query @ key.T * scale) @ value: (*, L, E), (*, S, E), (*, S, V) to (*, L, V).
 
-    `scale` is 1 / sqrt(E) unless given. A boolean mask is True where a query may look, a floating one is added.
+    `scale` is 1 / sqrt(E) unless given. A boolean mask is True where a query may look, a floating one is added. With
+    `enable_gqa`, each head of key and value (the third axis from the end) serves several of the query.
 
         >>> import dagrun as dr
         >>> q = k = v = dr.eye(2)
@@ -49,6 +51,11 @@ def scaled_dot_product_attention(
         if attn_mask is not None:
             raise ValueError("scaled_dot_product_attention: is_causal and attn_mask exclude each other")
         attn_mask = _causal(query.shape[-2], key.shape[-2], query.device)
+    if enable_gqa:
+        heads = query.shape[-3], key.shape[-3], value.shape[-3]
+        if heads[1] != heads[2] or heads[0] % heads[1]:
+            raise ValueError(f"scaled_dot_product_attention: {heads} heads, expected those of key and value to divide")
+        key, value = (ops.repeat(x, heads[0] // heads[1], axis=-3) for x in (key, value))
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     scores = ops.matmul(query * factor, ops.matrix_transpose(key))
     weights = softmax(_scores_with(scores, attn_mask, allowed=True), -1)

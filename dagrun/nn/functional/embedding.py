@@ -79,8 +79,8 @@ def embedding(
     return where(padding, rows.detach(), rows)
 
 
-def one_hot(input: Any, num_classes: int = -1) -> Array:
-    """For each class number its row of the unit matrix: (*input.shape, num_classes), int64.
+def one_hot(tensor: Any, num_classes: int = -1) -> Array:
+    """For each class number its row of the unit matrix: (*tensor.shape, num_classes), int64.
 
     `num_classes` -1: one more than the largest number, for which this waits. A number out of range fails when the
     values are computed: IndexError at the wait. TypeError for what is no integer.
@@ -90,13 +90,13 @@ def one_hot(input: Any, num_classes: int = -1) -> Array:
         array([[0, 0, 1],
                [1, 0, 0]])
     """
-    classes = as_array(input)
+    classes = as_array(tensor)
     if classes.dtype.kind not in "iu":
-        raise TypeError(f"one_hot: input of dtype {classes.dtype}, expected integers")
+        raise TypeError(f"one_hot: classes of dtype {classes.dtype}, expected integers")
     if num_classes == -1:
         num_classes = int(max(classes).item()) + 1 if classes.size else 0
     if num_classes < 1:
-        raise ValueError(f"one_hot: num_classes is {num_classes}, expected at least 1 (or -1 and some input)")
+        raise ValueError(f"one_hot: num_classes is {num_classes}, expected at least 1 (or -1 and some classes)")
     numbers = arange(num_classes, dtype=np.int64, device=classes.device)
     found = gather(numbers, (classes,), (0,), 0, (0,), back=False)  # themselves, and an error for those out of range
     return equal(expand_dims(found, -1), numbers).astype(np.int64)
