@@ -40,6 +40,8 @@ WIDENED = {
     "cross_entropy": lambda: F.cross_entropy(ones(2, 3, dtype="float16"), dr.asarray([0, 1])),
     "layer_norm": lambda: nn.LayerNorm(3)(ones(2, 3, dtype="float16")),
     "group_norm": lambda: nn.GroupNorm(1, 2)(ones(2, 2, 3, dtype="float16")),
+    "rms_norm": lambda: nn.RMSNorm(3)(ones(2, 3, dtype="float16")),
+    "normalize": lambda: F.normalize(ones(2, 3, dtype="float16")),
     "mse_loss": lambda: F.mse_loss(ones(2, dtype="float16"), ones(2, dtype="float16")),
     "bce": lambda: F.binary_cross_entropy_with_logits(ones(2, dtype="float16"), ones(2)),
     "float16 + float32": lambda: ones(2, dtype="float16") + ones(2),

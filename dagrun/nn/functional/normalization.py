@@ -164,6 +164,7 @@ def group_norm(input: Any, num_groups: int, weight: Any = None, bias: Any = None
     return _affine(y.reshape(x.shape), w, b, (channels, *(1,) * (x.ndim - 2)))
 
 
+@in_single
 def rms_norm(input: Any, normalized_shape: int | Sequence[int], weight: Any = None, eps: float | None = None) -> Array:
     """The last axes, of `normalized_shape`, divided by the root of their mean square (Zhang and Sennrich 2019).
 

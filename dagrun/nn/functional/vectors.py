@@ -7,6 +7,7 @@ from typing import Any
 
 from dagrun import ops
 from dagrun.array import Array, as_array
+from dagrun.ops.precision import in_single
 
 
 def norm(x: Array, p: float, dim: int, keepdim: bool) -> Array:
@@ -20,6 +21,7 @@ def norm(x: Array, p: float, dim: int, keepdim: bool) -> Array:
     return ops.where(some, ops.sqrt(total) if p == 2.0 else total ** (1 / p), 0.0)
 
 
+@in_single
 def normalize(input: Any, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Array:
     """Vectors along an axis divided by their p-norm, or by eps where that is smaller.
 
@@ -32,6 +34,7 @@ def normalize(input: Any, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> A
     return x / ops.maximum(norm(x, p, dim, True), eps)
 
 
+@in_single
 def pairwise_distance(x1: Any, x2: Any, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Array:
     """The p-norm of x1 - x2 + eps along the last axis.
 
@@ -42,6 +45,7 @@ def pairwise_distance(x1: Any, x2: Any, p: float = 2.0, eps: float = 1e-6, keepd
     return norm(as_array(x1) - as_array(x2) + eps, p, -1, keepdim)
 
 
+@in_single
 def cosine_similarity(x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8) -> Array:
     """The cosine of the angle between vectors along an axis; norms below eps count as eps. x1 and x2 broadcast.
 
