@@ -59,7 +59,7 @@ layers: setup
 
 doctest: setup
 	$(call say,doctests)
-	@$(PY) -m pytest -q --doctest-modules dagrun
+	@$(PY) -m pytest -q --doctest-modules --ignore dagrun/backends/cuda/cupy_platform.py dagrun  # it needs CuPy
 
 bench: setup $(VENV)/.stamp-bench  ## run the benchmarks of benches/
 	$(call say,benchmarks)
@@ -72,9 +72,9 @@ with_gpu = cuda=$(cuda); \
 	if [ -z "$$cuda" ]; then echo "SKIPPED: no CUDA GPU here (nvidia-smi lists none), so nothing was run"; exit 0; fi; \
 	$(MAKE) --no-print-directory $(VENV)/.stamp-cuda$$cuda &&
 
-test-gpu: setup  ## run the tests that need a CUDA GPU
+test-gpu: setup  ## run every test that takes a device on a CUDA GPU
 	$(call say,GPU tests)
-	@$(with_gpu) { $(PY) -m pytest -q -m gpu || test $$? -eq 5; }  # 5: no such test yet
+	@$(with_gpu) DAGRUN_TEST_CUDA=1 DAGRUN_CUDA_LOGICAL=2 $(PY) -m pytest -q -m "not long" -k "cuda or gpu"
 
 bench-gpu: setup $(VENV)/.stamp-bench  ## run the benchmarks that need a CUDA GPU
 	$(call say,GPU benchmarks)
@@ -85,7 +85,7 @@ tsan: $(STRESS)  ## stress the native executor under ThreadSanitizer
 	$(call say,ThreadSanitizer)
 	@mkdir -p build
 	@$(CXX) -std=c++17 -O1 -g -fno-omit-frame-pointer -fsanitize=thread -pthread -Idagrun/native \
-		$(STRESS) $(STRESS_WITH) -o build/stress-tsan
+		$(STRESS) $(STRESS_WITH) -ldl -o build/stress-tsan
 	@run=; setarch "$$(uname -m)" -R true 2>/dev/null && run="setarch $$(uname -m) -R"; \
 		TSAN_OPTIONS="halt_on_error=1 second_deadlock_stack=1" $$run build/stress-tsan
 

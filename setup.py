@@ -69,7 +69,7 @@ setup(
             sorted(glob("dagrun/native/*.cpp")),
             depends=[*HEADERS, "setup.py"],
             extra_compile_args=COMPILE_FLAGS,
-            extra_link_args=["-pthread"],
+            extra_link_args=["-pthread", "-ldl"],
             language="c++",
             optional=True,
         )

@@ -21,12 +21,14 @@ class Settings:
     cpu_lanes: int = 0  # compute tasks that one CPU device runs at a time; 0: no bound
     max_inflight_tasks: int = 1 << 15  # recorded and unfinished; 0: no bound
     max_inflight_bytes: int = 1 << 28  # memory that finishing what is in flight will free; 0: no bound
-    device_memory_bytes: int = 0  # most that one CPU or sim device may hold; 0: what the machine gives
+    device_memory_bytes: int = 0  # most that one device may hold; 0: what the machine gives
     cache_bytes: int = 1 << 30  # freed memory that a device keeps for reuse
     spin_microseconds: int = 40  # how long an idle thread looks for work before it sleeps
     inline_bytes: int = 2048  # ready operations moving at most this much run where they are recorded
     shuffle_seed: int = 0  # not 0: ready tasks are taken in a seeded random order
     sim_seed: int = 1  # order in which the simulated device completes its work
+    cuda_logical: int = 1  # devices that each GPU stands for
+    cuda_tf32: bool = False  # float32 products on tensor cores, with 10 bits of mantissa
     pin: bool = False  # bind worker i to core i
     steer: bool = True  # wake workers on another core than the waking thread's (Linux)
     watchdog_seconds: float = 0.0  # not 0: print what waits for what when a wait makes no progress for so long

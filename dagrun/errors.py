@@ -57,7 +57,7 @@ def _combine(kind: type[BaseException]) -> type[OperationError]:
     return made
 
 
-OUT_OF_MEMORY = -1
+OUT_OF_MEMORY, DEVICE_FAULT, REFUSED = -1, -3, -4
 
 
 def operation_error(failure: dict[str, Any]) -> OperationError:
@@ -68,6 +68,16 @@ def operation_error(failure: dict[str, Any]) -> OperationError:
         kind, reason = type(cause), f"{type(cause).__name__}: {cause}"
     elif failure["code"] == OUT_OF_MEMORY:
         kind, reason = MemoryError, f"no memory for {failure['details'][0]:,} bytes"
+    elif failure["code"] == DEVICE_FAULT:
+        lost = (
+            f"the GPU of {failure['device']} is lost: {failure['driver']}. This operation was the first that was not "
+        )
+        kind = RuntimeError
+        reason = (
+            lost + "finished; it did this, or one that was enqueued with it. All work on that GPU fails from now on"
+        )
+    elif failure["code"] == REFUSED:
+        kind, reason = RuntimeError, f"the GPU's driver refused it: {failure['driver']}"
     elif failure["explain"] is not None:
         kind, reason = failure["explain"](failure["code"], failure["details"])
     else:
@@ -77,6 +87,8 @@ def operation_error(failure: dict[str, Any]) -> OperationError:
         f"  operation: {failure['name']}: {failure['shapes']} on {failure['device']}\n"
         f"  recorded at: {file}:{line} in {function}"
     )
+    for nbytes, name, (held_file, held_line, _) in failure["holdings"]:
+        message += f"\n  in memory: {nbytes:,} bytes of {name or 'an array'} made at {held_file}:{held_line}"
     error = _combined(kind)(message)
     error.operation, error.shapes, error.device = failure["name"], failure["shapes"], failure["device"]
     error.file, error.line, error.function = file, line, function

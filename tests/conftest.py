@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -12,16 +13,27 @@ import pytest
 import dagrun as dr
 from dagrun.core import configure, native
 from dagrun.errors import OperationError
+from tests.cuda.emulated import use_emulator
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job: tests of Ctrl-C would wait for ever
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-DEVICES = ["cpu:0", "sim:0"]
+# DAGRUN_TEST_CUDA: "1" takes every test that has a device to cuda:0 too, "emulated" to the emulator's.
+CUDA = os.environ.get("DAGRUN_TEST_CUDA", "")
+DEVICES = ["cpu:0", "sim:0"] + (["cuda:0"] if CUDA else [])
+if CUDA == "emulated":
+    use_emulator()
 
 
 @pytest.fixture(params=DEVICES)
 def device(request: pytest.FixtureRequest) -> str:
     """Each kind of device that is here."""
+    return str(request.param)
+
+
+@pytest.fixture(params=[name for name in DEVICES if not name.startswith("cuda")])
+def host_device(request: pytest.FixtureRequest) -> str:
+    """Each kind of device whose tasks and memory are the CPU's."""
     return str(request.param)
 
 

@@ -1,4 +1,7 @@
-"""The engine's rules, each broken on purpose: a text of the native sources, and what replaces it in the mutant."""
+"""The engine's rules, each broken on purpose: a text of the native sources, and what replaces it in the mutant.
+
+`on` says where a mutant must be caught: "engine" on CPUs and simulated devices, "emulator" on emulated GPUs.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,11 @@ class Mutation:
     file: str
     old: str
     new: str
+    on: tuple[str, ...] = ("engine",)
+
+
+BOTH = ("engine", "emulator")
+GPU = ("emulator",)
 
 
 MUTATIONS = [
@@ -61,36 +69,127 @@ MUTATIONS = [
         "",
     ),
     # ---- streams
-    Mutation("no wait for an event", "streams.cpp", "  enqueue_wait(stream, source.event);\n", ""),
+    Mutation("no wait for an event", "streams.cpp", "  enqueue_wait(stream, other, source.event);\n", "", BOTH),
     Mutation(
         "an old event stands for a new one",
         "streams.cpp",
-        "if (source.event_position < position) {",
-        "if (!source.event) {",
+        "if (source.event_position < position) record_event(other);",
+        "if (!source.event) record_event(other);",
+        BOTH,
     ),
     Mutation(
         "one wait for a stream counts for ever",
         "streams.cpp",
         "clock[other] = std::max(clock[other], source.event_position);",
         "clock[other] = UINT64_MAX;",
+        BOTH,
     ),
     Mutation(
         "no wait for what was launched before the edge",
         "executor.cpp",
         "streams->note_wait(arguments(index).stream, launched.stream_index, launched.position);",
         ";",
+        BOTH,
     ),
     Mutation(
         "a task is enqueued without what launched before it",
         "executor.cpp",
         "if (launched) arguments(index).stream->waits.emplace_back(launched->stream_index, launched->position);",
         "(void)launched;",
+        BOTH,
     ),
     Mutation(
         "a buffer moves under enqueued work",
         "executor.cpp",
         "body->lane != kPython && !body->detaches &&",
         "body->lane != kPython &&",
+    ),
+    Mutation(
+        "what was launched counts as done",
+        "streams.cpp",
+        "if (source.completed >= position) return;",
+        "if (source.launched >= position) return;",
+        BOTH,
+    ),
+    Mutation(
+        "any stream of the lane will do",
+        "streams.cpp",
+        "if (s.device != task.device || s.lane != task.lane) continue;",
+        "if (s.lane != task.lane) continue;",
+        GPU,
+    ),
+    Mutation(
+        "a child does not inherit its parent's stream",
+        "streams.cpp",
+        "s.lane == task.lane && s.launched == position) return stream;",
+        "s.lane == task.lane && s.launched == position) break;",
+        GPU,
+    ),
+    Mutation(
+        "all tasks of a lane take one stream",
+        "streams.cpp",
+        "    if (s.launched == s.completed) return i;\n",
+        "    return i;\n",
+        GPU,
+    ),
+    # ---- GPUs
+    Mutation(
+        "a launch is done at once",
+        "cuda.cpp",
+        "driver_.event_query(queue.marks.front().event);",
+        "cuda::kSuccess;",
+        GPU,
+    ),
+    Mutation(
+        "an event is used again before it is complete",
+        "cuda.cpp",
+        "  queue.last_event = event;\n",
+        "  queue.last_event = event;\n  gpu.events.push_back(event);\n",
+        GPU,
+    ),
+    Mutation(
+        "staging memory goes back at the launch",
+        "cuda.cpp",
+        "      launch.enqueued = !result;\n",
+        "      launch.enqueued = !result;\n"
+        "      if (launch.prepared.staging) std::memset(launch.prepared.staging, 0, launch.prepared.staging_bytes);\n",
+        GPU,
+    ),
+    Mutation(
+        "a copy is staged before its source is there",
+        "executor.cpp",
+        " &&\n      !(task.flags & from.flags & kCrosses)) {",
+        ") {",
+        GPU,
+    ),
+    Mutation("errors of kernels are not looked at", "cuda.cpp", "launch.error && launch.error[0]", "false", GPU),
+    Mutation(
+        "what is poisoned when it is launched does not run",
+        "cuda.cpp",
+        "  if (queue.gpu->lost) {\n",
+        "  if (queue.gpu->lost || executor_.poisoned(slot)) {\n",
+        GPU,
+    ),
+    Mutation(
+        "launches are concluded in any order",
+        "cuda.cpp",
+        "return a.order < b.order;",
+        "return a.order > b.order;",
+        GPU,
+    ),
+    Mutation(
+        "what waits for a lost GPU waits for ever",
+        "cuda.cpp",
+        "lose(other, result, culprit ? culprit : &gpu);",
+        ";",
+        GPU,
+    ),
+    Mutation(
+        "nobody waits for memory",
+        "cuda.cpp",
+        "    if (concluded_ == seen && unfinished_ == 0) return nullptr;\n",
+        "    return nullptr;\n",
+        GPU,
     ),
     # ---- lifetimes
     Mutation(

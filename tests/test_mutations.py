@@ -13,7 +13,11 @@ import pytest
 from mutations import MUTATIONS, Mutation
 
 ROOT = Path(__file__).parent.parent
-TESTS = ["tests/test_tour.py", "tests/test_promises.py", "tests/test_random_programs.py"]
+TESTS = {
+    "engine": ["tests/test_tour.py", "tests/test_promises.py", "tests/test_random_programs.py"],
+    "emulator": ["tests/cuda/test_devices.py"],
+}
+CASES = [(mutation, where) for mutation in MUTATIONS for where in mutation.on]
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))
 
 pytestmark = [
@@ -49,7 +53,8 @@ class Workshop:
         self.folder = folder
         ignored = shutil.ignore_patterns("*.so", "__pycache__")
         shutil.copytree(ROOT / "dagrun", folder / "dagrun", ignore=ignored)
-        shutil.copytree(ROOT / "tests", folder / "tests", ignore=ignored)
+        for name in ("tests", "kernels"):
+            shutil.copytree(ROOT / name, folder / name, ignore=ignored)
         shutil.copy(ROOT / "pyproject.toml", folder)
         self.native = folder / "dagrun" / "native"
         self.objects = folder / "objects"
@@ -67,8 +72,19 @@ class Workshop:
         command = [str(COMPILER), "-shared", "-pthread", *map(str, objects.values()), "-o", str(target)]
         subprocess.run(command, check=True)
 
-    def test(self) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--timeout", "40", *TESTS]
+    def test(self, where: str) -> subprocess.CompletedProcess[str]:
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--timeout",
+            "40",
+            *TESTS[where],
+        ]
         environment = {
             **os.environ,
             "PYTHONPATH": str(self.folder),
@@ -82,13 +98,18 @@ class Workshop:
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     made = Workshop(tmp_path_factory.mktemp("mutants") / "tree")
     made.build([])
-    done = made.test()
-    assert done.returncode == 0, f"the engine as it is fails:\n{done.stdout}\n{done.stderr}"
     return made
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
-def test_mutants_are_caught(workshop: Workshop, mutation: Mutation) -> None:
+@pytest.mark.parametrize("where", TESTS)
+def test_the_engine_as_it_is_passes(workshop: Workshop, where: str) -> None:
+    workshop.build([])
+    done = workshop.test(where)
+    assert done.returncode == 0, f"the engine as it is fails:\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize(("mutation", "where"), CASES, ids=[f"{m.name}-{where}" for m, where in CASES])
+def test_mutants_are_caught(workshop: Workshop, mutation: Mutation, where: str) -> None:
     path = workshop.native / mutation.file
     original = path.read_text()
     assert original.count(mutation.old) == 1, f"{mutation.file} no longer holds the text of this mutation exactly once"
@@ -96,6 +117,6 @@ def test_mutants_are_caught(workshop: Workshop, mutation: Mutation) -> None:
     try:
         stems = [path.stem] if path.suffix == ".cpp" else [source.stem for source in workshop.native.glob("*.cpp")]
         workshop.build(stems)
-        assert workshop.test().returncode != 0, "every test passes with this rule broken"
+        assert workshop.test(where).returncode != 0, "every test passes with this rule broken"
     finally:
         path.write_text(original)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import numpy as np
@@ -16,6 +17,8 @@ from dagrun.core import configure, native, tracing
 from dagrun.ops import cutting
 
 DEVICE_SETS = [["cpu:0"], ["cpu:0", "cpu:1"], ["sim:0", "sim:1"], ["cpu:0", "sim:0", "cpu:1"]]
+if os.environ.get("DAGRUN_TEST_CUDA"):
+    DEVICE_SETS += [["cuda:0"], ["cuda:0", "cpu:0", "cuda:1"]]
 relaxed = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
 

@@ -82,8 +82,8 @@ def test_lifetimes_are_the_engines_affair(device: str) -> None:
     np.testing.assert_array_equal(x.numpy(), np.arange(1000.0) + 100)
 
 
-def test_numpy_views_keep_their_values(device: str) -> None:
-    x = dr.ones(4, device=device)
+def test_numpy_views_keep_their_values(host_device: str) -> None:
+    x = dr.ones(4, device=host_device)
     seen = x.numpy(copy=False)
     x += 1
     x *= 3

@@ -1,6 +1,17 @@
 """The array handle: what users hold. Its type is native; the layers above add the methods that record operators."""
 
-from dagrun.array.array import DTYPES, Array, as_array, as_dtype, asarray, extend, is_weak, leaf
+from dagrun.array.array import DTYPES, Array, as_array, as_dtype, asarray, extend, host_view, is_weak, leaf
 from dagrun.array.printing import format_array
 
-__all__ = ["DTYPES", "Array", "as_array", "as_dtype", "asarray", "extend", "format_array", "is_weak", "leaf"]
+__all__ = [
+    "DTYPES",
+    "Array",
+    "as_array",
+    "as_dtype",
+    "asarray",
+    "extend",
+    "format_array",
+    "host_view",
+    "is_weak",
+    "leaf",
+]

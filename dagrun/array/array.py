@@ -15,6 +15,8 @@ from dagrun.devices import device as find_device
 from dagrun.record import layout
 from dagrun.record.tape import Leaf, place_of, source
 
+_HOST = find_device("cpu:0")  # where values of GPUs are read and come from
+
 DTYPES = frozenset(
     np.dtype(name)
     for name in (
@@ -147,6 +149,8 @@ def asarray(
     source = np.asarray(obj, dtype=None if dtype is None else as_dtype(dtype))
     final = as_dtype(source.dtype)
     if copy is False:
+        if where.kind == "cuda":
+            raise ValueError(f"asarray(copy=False): memory of the CPU cannot be lent to {where}; let it be copied")
         if source is not obj or not source.flags.c_contiguous or source.dtype != final:
             raise ValueError(
                 "asarray(copy=False): the array must be C-contiguous, in native byte order and of the dtype asked for"
@@ -158,6 +162,9 @@ def asarray(
             )
         return leaf(native.from_memory(layout(final, source.shape), device_index(where), source, False), requires_grad)
     flat = np.ascontiguousarray(source, dtype=final).reshape(-1).view(np.uint8)
+    if where.kind == "cuda":  # its memory is written by its own streams: from a copy, which nobody changes meanwhile
+        held: Array = native.from_memory(layout(final, source.shape), device_index(_HOST), flat, True)
+        return leaf(held.to_device(where), requires_grad)
     return leaf(native.from_memory(layout(final, source.shape), device_index(where), flat, True), requires_grad)
 
 
@@ -218,14 +225,33 @@ def numpy(self: Array, *, copy: bool = True) -> np.ndarray[Any, Any]:
     """The values as a NumPy array; waits for them. Raises what failed on the way to them.
 
     With `copy=False` it is a read-only view of the array's memory; a later write to the array goes to fresh memory.
+    ValueError where the memory is a GPU's: the CPU cannot read it.
     """
-    memory = native.export(self)
+    try:
+        memory = native.export(self)
+    except BufferError as error:
+        if self.device.kind != "cuda":
+            raise
+        if not copy:
+            raise ValueError(f"numpy(copy=False): {error}") from None
+        return host_view(self).copy()
     if self.size == 0:
         return np.empty(self.shape, self.dtype)
     view: np.ndarray[Any, Any] = np.ndarray(
         self.shape, self.dtype, buffer=memory, offset=self._offset, strides=self.strides
     )
     return view.copy() if copy else view
+
+
+def host_view(x: Array) -> np.ndarray[Any, Any]:
+    """The values as a read-only NumPy array: a view where the CPU can read the memory, else a copy."""
+    if x.device.kind != "cuda":
+        return numpy(x, copy=False)
+    recording = native.set_gradients(False)
+    try:
+        return numpy(x.to_device(_HOST), copy=False)
+    finally:
+        native.set_gradients(recording)
 
 
 def wait(self: Array) -> Array:
@@ -242,12 +268,12 @@ def item(self: Array, *index: int) -> Any:
         raise ValueError(
             f"item() of an array of shape {self.shape}: it has {self.size} elements, expected one; give an index"
         )
-    return numpy(self, copy=False).item(*index)
+    return host_view(self).item(*index)
 
 
 def tolist(self: Array) -> Any:
     """The values as nested lists of Python scalars; waits for them."""
-    return numpy(self, copy=False).tolist()
+    return host_view(self).tolist()
 
 
 def _truth(self: Array) -> bool:
@@ -301,7 +327,7 @@ def _iterate(self: Array) -> Iterator[Array]:
 
 
 def _contains(self: Array, value: Any) -> bool:
-    return bool((numpy(self, copy=False) == (value.numpy() if isinstance(value, Array) else value)).any())
+    return bool((host_view(self) == (value.numpy() if isinstance(value, Array) else value)).any())
 
 
 def _dlpack(self: Array, **options: Any) -> Any:
@@ -336,7 +362,7 @@ extend(
     __contains__=_contains,
     __dlpack__=_dlpack,
     __dlpack_device__=lambda self: (1, 0),
-    __repr__=lambda self: format_array(numpy(self, copy=False), str(self.device), _gradient(self)),
-    __str__=lambda self: str(numpy(self, copy=False)),
+    __repr__=lambda self: format_array(host_view(self), str(self.device), _gradient(self)),
+    __str__=lambda self: str(host_view(self)),
     __format__=lambda self, spec: format(item(self) if spec else self.__str__(), spec),
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import platform
 from dataclasses import fields
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from dagrun import __version__
+from dagrun.backends import cuda
 from dagrun.codegen.gemm import find_blas
 from dagrun.config import Settings, settings, worker_count
 from dagrun.core.engine import engine_info
@@ -32,12 +32,6 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _gpu() -> str:
-    if importlib.util.find_spec("cupy") is None:
-        return "none: CuPy is not installed, and this version of dagrun has no CUDA backend yet"
-    return "none: this version of dagrun has no CUDA backend yet"
-
-
 def run(args: argparse.Namespace) -> int:
     core = engine_info()
     blas = find_blas()
@@ -54,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         ),
         ("CPU devices", "cpu:0, cpu:1, ... as many as are named; they share the workers"),
         ("simulated devices", "sim:0, sim:1, ..."),
-        ("CUDA devices", _gpu()),
+        *(("CUDA devices" if not i else "", line) for i, line in enumerate(cuda.describe())),
     ]
     for name, value in rows:
         print(f"{name:18} {value}")

@@ -75,6 +75,10 @@ plain_gemm.py
     plain_gemm_kernel(dtype) -> address                 bool, integers, float16; data: C, A, B
     plain_gemm_params(shape, k, c_strides, a_strides, b_strides, itemsize) -> bytes            any strides
 
+target.py
+    with lowering_for("cuda"): the functions above give addresses of CUDA kernels (see cuda/__init__.py) instead: keys
+    into the table of cuda/registry.py. Params are the same but for pooling's, which are made under the target too.
+
     >>> from dagrun.codegen.elementwise import elementwise, elementwise_params
     >>> address = elementwise("add", ["float32", "float32"], "float32", "float32", [False, True])
     >>> params = elementwise_params((4, 3), [(12, 4), (4, 16)], [4, 4])

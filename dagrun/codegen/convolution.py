@@ -29,6 +29,7 @@ from dagrun.codegen.compiler import Unsupported, compile_kernel, entry_name
 from dagrun.codegen.elementwise import check_dtypes
 from dagrun.codegen.emitter import Emitter
 from dagrun.codegen.gemm import PLAIN, TRANSPOSED, call_gemm, declare_gemm, find_blas, link_blas
+from dagrun.codegen.target import cuda_kernel, target
 from dagrun.codegen.values import ITEMSIZE, Value
 
 PRODUCTS = ("forward", "to_input", "to_weight")
@@ -76,6 +77,8 @@ def convolution_kernel(kind: str, dtype: object, bias: bool = False) -> int:
     """Address of the kernel `kind`, one of KINDS. Unsupported: products of other dtypes than BLAS has, or no BLAS."""
     check_dtypes(dtype)
     name = str(dtype)
+    if target() == "cuda":
+        return cuda_kernel("convolution", kind, name, bias)
     if kind not in PRODUCTS:
         key = f"convolution; {kind} {name}"
         return compile_kernel(key, lambda: _fold_ir(kind, name, entry_name(key)))

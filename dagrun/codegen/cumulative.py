@@ -16,6 +16,7 @@ from dagrun.codegen import layout, scalars
 from dagrun.codegen.compiler import Unsupported, compile_kernel, entry_name, host
 from dagrun.codegen.elementwise import check_dtypes
 from dagrun.codegen.emitter import Emitter
+from dagrun.codegen.target import cuda_kernel, target
 from dagrun.codegen.values import ITEMSIZE, Value
 
 CUMULATIVE_OPS = {"cumsum": "add", "cumprod": "multiply", "cummax": "maximum", "cummin": "minimum"}
@@ -26,6 +27,8 @@ def cumulative_kernel(op: str, in_dtype: object, out_dtype: object) -> int:
     check_dtypes(in_dtype, out_dtype)
     if op not in CUMULATIVE_OPS:
         raise Unsupported(f"no cumulative operation named {op!r}")
+    if target() == "cuda":
+        return cuda_kernel("cumulative", op, str(in_dtype), str(out_dtype))
     if "float16" in (str(in_dtype), str(out_dtype)) and not host().has_f16c:
         raise Unsupported("float16 kernels need a CPU with half-precision conversion (F16C)")
     key = f"cumulative; {op} {in_dtype} {out_dtype}"

@@ -36,6 +36,7 @@ from dagrun.codegen.expression import (
     numbered,
     topological,
 )  # fmt: skip
+from dagrun.codegen.target import cuda_kernel, target
 from dagrun.codegen.values import DTYPES, ITEMSIZE, Slot, Value
 
 BLOCK = 256  # elements of an operand staged at a time when it is not contiguous
@@ -94,6 +95,8 @@ def elementwise_kernel(tree: Expression, output_dtype: object = None) -> int:
         tree = cast(tree, str(output_dtype))
     if isinstance(tree, Input) and tree.dtype != "bool":
         tree = Input(tree.index, f"uint{8 * ITEMSIZE[tree.dtype]}")  # a copy moves bits, whatever they mean
+    if target() == "cuda":
+        return cuda_kernel("elementwise", tree)
     form = linear_form(tree)
     if any("float16" in row for row in form) and not host().has_f16c:
         raise Unsupported("float16 kernels need a CPU with half-precision conversion (F16C)")

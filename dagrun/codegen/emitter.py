@@ -145,6 +145,17 @@ class Emitter:
         text = ", ".join(f"{arg.type} {arg.name}" for arg in args)
         return self.emit(f"call {result.type} {symbol}({text}) {attributes}".rstrip(), result.dtype, result.lanes)
 
+    def binary(self, op: str, a: Value, b: Value) -> Value:
+        """An arithmetic or bitwise instruction on two values of one dtype."""
+        return self.emit(f"{op} {a.type} {a.name}, {b.name}", a.dtype, a.lanes)
+
+    def compare(self, op: str, a: Value, b: Value) -> Value:
+        return self.emit(f"{op} {a.type} {a.name}, {b.name}", "bool", a.lanes)
+
+    def negate(self, value: Value) -> Value:
+        """A float with the other sign."""
+        return self.emit(f"fneg {value.type} {value.name}", value.dtype, value.lanes)
+
     # -- conversions --------------------------------------------------------------------------------------------------
 
     def convert_instruction(self, op: str, value: Value, dtype: str) -> Value:
@@ -166,9 +177,13 @@ class Emitter:
                 return self.convert(value, "float32").to("float16")
             return self.convert_instruction("sitofp" if is_signed(source) else "uitofp", value, dtype)
         if bits_of(source) == bits_of(dtype):
-            return Value(self, value.name, dtype, value.lanes)
+            return self.same_bits(value, dtype)
         op = "trunc" if bits_of(source) > bits_of(dtype) else "sext" if is_signed(source) else "zext"
         return self.convert_instruction(op, value, dtype)
+
+    def same_bits(self, value: Value, dtype: str) -> Value:
+        """An integer as one of the same width."""
+        return Value(self, value.name, dtype, value.lanes)
 
     def _float_to_float(self, value: Value, dtype: str) -> Value:
         if bits_of(dtype) > bits_of(value.dtype):
@@ -247,6 +262,13 @@ class Emitter:
         if initial is not None:
             slot.set(initial)
         return slot
+
+    def read(self, slot: Slot) -> Value:
+        kind = Value(self, "", slot.dtype, slot.lanes).type
+        return self.emit(f"load {kind}, ptr {slot.address}", slot.dtype, slot.lanes)
+
+    def assign(self, slot: Slot, value: Value) -> None:
+        self.statement(f"store {value.type} {value.name}, ptr {slot.address}")
 
     def buffer(self, nbytes: int) -> Value:
         """A local array of bytes, aligned for any vector."""
@@ -352,6 +374,13 @@ class Emitter:
         text = code.name if isinstance(code, Value) else str(code)
         self.statement(f"ret i32 {text}")
         self.label(self.fresh("after"))
+
+    def fail(self, code: int, *details: Value) -> None:
+        """Give up with a status code and its details (int64)."""
+        error = self.argument("%error", "pointer")
+        for word, value in enumerate(details):
+            self.store(self.element(error, word, "int64"), value)
+        self.give_back(code)
 
     def finish(self, code: Value | int = 0) -> None:
         """The last statement of the body."""

@@ -22,6 +22,7 @@ import threadpoolctl
 from dagrun.codegen import layout
 from dagrun.codegen.compiler import compile_kernel, entry_name
 from dagrun.codegen.emitter import Emitter
+from dagrun.codegen.target import cuda_kernel, target
 from dagrun.codegen.values import ITEMSIZE, Value
 
 _ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112  # CBLAS's names
@@ -70,6 +71,8 @@ def _address(library: ctypes.CDLL, name: str) -> int:
 
 def gemm_kernel(dtype: object) -> int | None:
     """Address of the product kernel for float32 or float64; None for another dtype or without a BLAS."""
+    if target() == "cuda":
+        return cuda_kernel("gemm", str(dtype))
     blas = find_blas()
     name = str(dtype)
     if blas is None or name not in ("float32", "float64"):

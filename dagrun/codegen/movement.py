@@ -28,6 +28,7 @@ from dagrun.codegen import layout, scalars
 from dagrun.codegen.compiler import Unsupported, compile_kernel, entry_name, host
 from dagrun.codegen.elementwise import check_dtypes
 from dagrun.codegen.emitter import Emitter
+from dagrun.codegen.target import cuda_kernel, target
 from dagrun.codegen.values import ITEMSIZE, Value, is_integer, is_signed
 
 OUT_OF_RANGE = 1  # status code
@@ -57,7 +58,7 @@ def put_kernel(dtype: object, *index_dtypes: object) -> int:
 
 def add_kernel(dtype: object, *index_dtypes: object) -> int:
     """Address of indexed[indices] += dense, equal indices in turn; data: indexed (the output), dense, index arrays."""
-    if _checked(dtype) == "float16" and not host().has_f16c:
+    if _checked(dtype) == "float16" and target() == "cpu" and not host().has_f16c:
         raise Unsupported("float16 kernels need a CPU with half-precision conversion (F16C)")
     return _kernel("add", str(dtype), index_dtypes)
 
@@ -107,6 +108,8 @@ def _kernel(which: str, dtype: str, index_dtypes: Sequence[object]) -> int:
     indices = [_checked(index) for index in index_dtypes]
     if not indices or not all(map(is_integer, indices)):
         raise Unsupported(f"indices must be integers, not {indices}")
+    if target() == "cuda":
+        return cuda_kernel("movement", which, dtype, *indices)
     key = f"movement; {which} {dtype} {' '.join(indices)}"
     return compile_kernel(key, lambda: _movement_ir(which, dtype, indices, entry_name(key)))
 

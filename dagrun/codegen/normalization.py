@@ -23,6 +23,7 @@ from dagrun.codegen import layout
 from dagrun.codegen.compiler import Unsupported, compile_kernel, entry_name, host
 from dagrun.codegen.elementwise import check_dtypes
 from dagrun.codegen.emitter import Emitter
+from dagrun.codegen.target import cuda_kernel, target
 from dagrun.codegen.values import ITEMSIZE, Value, is_float
 
 
@@ -32,6 +33,8 @@ def normalization_kernel(kind: str, dtype: object, affine: bool) -> int:
     name = str(dtype)
     if not is_float(name):
         raise Unsupported(f"no normalisation of {name}")
+    if target() == "cuda":
+        return cuda_kernel("normalization", kind, name, affine)
     if name == "float16" and not host().has_f16c:
         raise Unsupported("float16 kernels need a CPU with half-precision conversion (F16C)")
     key = f"normalization; {kind} {name} {affine}"

@@ -25,6 +25,7 @@ from dagrun.codegen.compiler import Unsupported, compile_kernel, entry_name
 from dagrun.codegen.elementwise import check_dtypes, move_strided
 from dagrun.codegen.emitter import Emitter
 from dagrun.codegen.mathematics import log, sine_cosine_of_turn
+from dagrun.codegen.target import cuda_kernel, target
 from dagrun.codegen.values import ITEMSIZE, Value, is_integer
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -42,6 +43,8 @@ def philox_kernel(kind: str, dtype: object) -> int:
     fits = {"uniform": floating, "normal": floating, "bounded": is_integer(name)}.get(kind, kind == name)
     if kind not in KINDS or not fits:
         raise Unsupported(f"no random kernel of kind {kind!r} for {name}")
+    if target() == "cuda":
+        return cuda_kernel("philox", kind, name)
     key = f"philox; {kind} {name}"
     return compile_kernel(key, lambda: _philox_ir(kind, name, entry_name(key)))
 
@@ -70,7 +73,8 @@ def philox_words(counter: tuple[Value, Value, Value, Value], key: tuple[Value, V
     return [c0, c1, c2, c3]
 
 
-def _split(value: Value) -> tuple[Value, Value]:
+def split(value: Value) -> tuple[Value, Value]:
+    """The lower and the upper half of a uint64."""
     return value.to("uint32"), (value >> 32).to("uint32")
 
 
@@ -84,7 +88,7 @@ def _box_muller(u: Value, turn: Value) -> tuple[Value, Value]:
     return radius * cosine, radius * sine
 
 
-def _elements(kind: str, dtype: str, words: list[Value], extra: list[Value]) -> list[Value]:
+def elements_of_block(kind: str, dtype: str, words: list[Value], extra: list[Value]) -> list[Value]:
     """The elements of each block, as one vector per position within the block."""
     pairs = [_pair(words[0], words[1]), _pair(words[2], words[3])]
     if kind == "uint32":
@@ -142,8 +146,8 @@ def _philox_ir(kind: str, dtype: str, name: str) -> str:
     staged = e.buffer(group * ITEMSIZE[dtype])
     with e.loop((n + (group - 1)) >> e.constant(group.bit_length() - 1, "int64")) as i:
         block = e.splat((first_block + i * BLOCKS).to("uint64"), BLOCKS) + e.lane_numbers(BLOCKS, "uint64")
-        words = philox_words((*_split(block), *_split(stream)), _split(key))
-        elements = _interleaved(_elements(kind, dtype, words, extra))
+        words = philox_words((*split(block), *split(stream)), split(key))
+        elements = _interleaved(elements_of_block(kind, dtype, words, extra))
         rest = n - i * group
         whole = rest >= group
         place = e.element(output, i * group, dtype)

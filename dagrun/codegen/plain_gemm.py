@@ -16,6 +16,7 @@ from dagrun.codegen import layout
 from dagrun.codegen.compiler import Unsupported, compile_kernel, entry_name, host
 from dagrun.codegen.elementwise import check_dtypes
 from dagrun.codegen.emitter import Emitter
+from dagrun.codegen.target import cuda_kernel, target
 from dagrun.codegen.values import ITEMSIZE, Slot, Value, is_integer
 
 ROWS = 4  # of C that a block of vectors computes
@@ -27,6 +28,8 @@ def plain_gemm_kernel(dtype: object) -> int:
     name = str(dtype)
     if not is_integer(name) and name not in ("bool", "float16"):
         raise Unsupported(f"no plain product of {name}: BLAS takes it")
+    if target() == "cuda":
+        return cuda_kernel("plain_gemm", name)
     if name == "float16" and not host().has_f16c:
         raise Unsupported("float16 kernels need a CPU with half-precision conversion (F16C)")
     key = f"plain gemm; {name}"

@@ -27,6 +27,7 @@ from dagrun.codegen import layout
 from dagrun.codegen.compiler import Unsupported, compile_kernel, entry_name, host
 from dagrun.codegen.elementwise import check_dtypes
 from dagrun.codegen.emitter import Emitter
+from dagrun.codegen.target import cuda_kernel, cuda_params, target
 from dagrun.codegen.values import ITEMSIZE, Slot, Value, bits_of, is_float, is_signed
 
 KINDS = {"max": 3, "mean": 2, "spread": 2, "pick": 3, "put": 3}  # how many operands
@@ -70,6 +71,8 @@ def pooling_kernel(kind: str, dtype: object) -> int:
     name = str(dtype)
     if kind in ("mean", "spread") and not is_float(name):
         raise Unsupported(f"no pooling {kind} of {name}")
+    if target() == "cuda":
+        return cuda_kernel("pooling", kind, name)
     if name == "float16" and not host().has_f16c:
         raise Unsupported("float16 kernels need a CPU with half-precision conversion (F16C)")
     key = f"pooling; {kind} {name}"
@@ -85,6 +88,9 @@ def pooling_params(
     if 0 in shape:
         return layout.pack([0] * len(_WORDS))
     dims = layout.merged(layout.dimensions(shape, outer))
+    if target() == "cuda":
+        from_tables = (rows.table, columns.table), (rows.dilation, columns.dilation)
+        return cuda_params("pooling", size, *from_tables, strides, dims)
     head = (len(dims), len(rows.table), len(columns.table), *size, *strides, rows.dilation, columns.dilation)
     tables = [word for axis in (rows, columns) for row in axis.table for word in row]
     return layout.pack([*head, *columns.run(), *tables, *layout.outer_words(dims)])

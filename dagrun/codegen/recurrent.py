@@ -14,6 +14,7 @@ from dagrun.codegen import layout
 from dagrun.codegen.compiler import Unsupported, compile_kernel, entry_name
 from dagrun.codegen.emitter import Emitter
 from dagrun.codegen.scalars import apply
+from dagrun.codegen.target import cuda_kernel, target
 from dagrun.codegen.values import ITEMSIZE, Value
 
 Gates = list[Value]
@@ -105,6 +106,8 @@ def step_kernel(name: str, dtype: object) -> int:
     """Address of the kernel of a step, a key of STEPS, for float32 or float64."""
     if str(dtype) not in ("float32", "float64"):
         raise Unsupported(f"recurrent kernels are for float32 and float64, not {dtype}")
+    if target() == "cuda":
+        return cuda_kernel("recurrent", name, str(dtype))
     key = f"recurrent; {name} {dtype}"
     return compile_kernel(key, lambda: _step_ir(STEPS[name], str(dtype), entry_name(key)))
 

@@ -29,6 +29,7 @@ from dagrun.codegen.compiler import Unsupported, compile_kernel, entry_name, hos
 from dagrun.codegen.elementwise import check_dtypes, move_strided
 from dagrun.codegen.emitter import Emitter
 from dagrun.codegen.scalars import maximum, minimum
+from dagrun.codegen.target import cuda_kernel, target
 from dagrun.codegen.values import ITEMSIZE, Slot, Value, bits_of, is_float, is_signed
 
 BLOCK = 1024  # elements of a run combined before the binary counter
@@ -109,6 +110,8 @@ def reduction_kernel(op: str, in_dtype: object, compute_dtype: object, out_dtype
         raise Unsupported(f"no reduction named {op!r}")
     if names[1] in ("float16", "bool") or (op == "mean" and not is_float(names[1])):
         raise Unsupported(f"{op} does not compute in {names[1]}")
+    if target() == "cuda":
+        return cuda_kernel("reduction", op, *names)
     if "float16" in names and not host().has_f16c:
         raise Unsupported("float16 kernels need a CPU with half-precision conversion (F16C)")
     key = f"reduction; {op} {' '.join(names)}"

@@ -125,16 +125,14 @@ def _power(a: Value, b: Value) -> Value:
     e.scalar_only = True
     if is_signed(a.dtype):
         with e.when(b < 0):
-            error = e.argument("%error", "pointer")
-            e.store(error, b.to("int64"))
-            e.give_back(NEGATIVE_POWER)
+            e.fail(NEGATIVE_POWER, b.to("int64"))
     result, base, exponent = e.slot(a.dtype, 1), e.slot(a.dtype, a), e.slot(a.dtype, b)
     with e.repeat_while() as condition:
         left = exponent.get()
         factor = base.get()
         result.set(e.select((left & 1).differs(0), result.get() * factor, result.get()))
         base.set(factor * factor)
-        rest = Value(e, e.emit(f"lshr {left.type} {left.name}, 1", left.dtype).name, left.dtype)
+        rest = e.binary("lshr", left, left.like(1))
         exponent.set(rest)
         condition.append(rest.differs(0))
     return result.get()

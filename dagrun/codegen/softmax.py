@@ -28,6 +28,7 @@ from dagrun.codegen.emitter import Emitter
 from dagrun.codegen.lines import Lines, vector_lanes
 from dagrun.codegen.mathematics import exp, log
 from dagrun.codegen.scalars import maximum
+from dagrun.codegen.target import cuda_kernel, target
 from dagrun.codegen.values import Value, is_float, is_integer
 
 OUT_OF_RANGE = 1  # status code
@@ -38,6 +39,8 @@ CLASSES = ("cross_entropy", "cross_entropy_back", "nll", "nll_back")
 def softmax_kernel(kind: str, dtype: object) -> int:
     """Address of the kernel `kind`, one of SOFTMAX, for operands of one float dtype."""
     name = _float(dtype)
+    if target() == "cuda":
+        return cuda_kernel("softmax", kind, name)
     key = f"softmax; {kind} {name}"
     return compile_kernel(key, lambda: _softmax_ir(kind, name, entry_name(key)))
 
@@ -48,6 +51,8 @@ def classes_kernel(kind: str, dtype: object, class_dtype: object, weighted: bool
     check_dtypes(index)
     if not is_integer(index):
         raise Unsupported(f"classes must be integers, not {index}")
+    if target() == "cuda":
+        return cuda_kernel("classes", kind, name, index, weighted)
     key = f"classes; {kind} {name} {index} {weighted}"
     return compile_kernel(key, lambda: _classes_ir(kind, name, index, weighted, entry_name(key)))
 
@@ -62,7 +67,7 @@ def _float(dtype: object) -> str:
     name = str(dtype)
     if not is_float(name):
         raise Unsupported(f"no softmax of {name}")
-    if name == "float16" and not host().has_f16c:
+    if name == "float16" and target() == "cpu" and not host().has_f16c:
         raise Unsupported("float16 kernels need a CPU with half-precision conversion (F16C)")
     return name
 

@@ -15,9 +15,11 @@ from collections.abc import Sequence
 
 from dagrun.codegen import layout
 from dagrun.codegen.compiler import Unsupported, compile_kernel, entry_name, host
+from dagrun.codegen.cuda.registry import MOST_OPERANDS
 from dagrun.codegen.elementwise import Trial, check_dtypes, lower_all
 from dagrun.codegen.emitter import Emitter
 from dagrun.codegen.expression import Expression, Scalar, numbered, topological
+from dagrun.codegen.target import cuda_kernel, target
 from dagrun.codegen.values import Value
 
 
@@ -30,12 +32,19 @@ def update_kernel(trees: Sequence[Expression], dtypes: Sequence[str], shared: Se
     True
     """
     check_dtypes(*dtypes, *shared)
+    if target() == "cuda":
+        return cuda_kernel("updates", trees, dtypes, shared, scalars)
     if "float16" in (*dtypes, *shared) and not host().has_f16c:
         raise Unsupported("float16 kernels need a CPU with half-precision conversion (F16C)")
     rows, results = numbered(*trees)
     head = f"update; {' '.join(dtypes)}; {' '.join(shared)}; {scalars}; {' '.join(map(str, results))}"
     key = "; ".join((head, *(text for text, _, _ in rows)))
     return compile_kernel(key, lambda: update_ir(trees, dtypes, shared, scalars, entry_name(key)))
+
+
+def most_sets(operands: int, shared: int) -> int:
+    """How many sets of so many operands a call takes."""
+    return (MOST_OPERANDS - shared) // operands if target() == "cuda" else 1 << 30
 
 
 def update_params(sizes: Sequence[int]) -> bytes:

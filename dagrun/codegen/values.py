@@ -93,7 +93,7 @@ class Value:
     def _binary(self, other: Value | float | int, float_op: str, signed_op: str, unsigned_op: str) -> Value:
         right = self.like(other)
         op = float_op if is_float(self.dtype) else signed_op if is_signed(self.dtype) else unsigned_op
-        return self.emitter.emit(f"{op} {self.type} {self.name}, {right.name}", self.dtype, self.lanes)
+        return self.emitter.binary(op, self, right)
 
     def _compare(self, other: Value | float | int, float_op: str, signed_op: str, unsigned_op: str) -> Value:
         right = self.like(other)
@@ -101,7 +101,7 @@ class Value:
             op = f"fcmp {float_op}"
         else:
             op = f"icmp {signed_op if is_signed(self.dtype) else unsigned_op}"
-        return self.emitter.emit(f"{op} {self.type} {self.name}, {right.name}", "bool", self.lanes)
+        return self.emitter.compare(op, self, right)
 
     def __add__(self, other: Value | float | int) -> Value:
         return self._binary(other, "fadd", "add", "add")
@@ -134,7 +134,7 @@ class Value:
 
     def __neg__(self) -> Value:
         if is_float(self.dtype):
-            return self.emitter.emit(f"fneg {self.type} {self.name}", self.dtype, self.lanes)
+            return self.emitter.negate(self)
         return self.like(0) - self
 
     def __and__(self, other: Value | int) -> Value:
@@ -174,7 +174,7 @@ class Value:
         return self._compare(other, "une", "ne", "ne")
 
     def is_nan(self) -> Value:
-        return self.emitter.emit(f"fcmp uno {self.type} {self.name}, {self.name}", "bool", self.lanes)
+        return self.emitter.compare("fcmp uno", self, self)
 
     def bitcast(self, dtype: str) -> Value:
         """The same bits read as another dtype of the same width."""
@@ -195,9 +195,7 @@ class Slot:
     lanes: int
 
     def get(self) -> Value:
-        kind = Value(self.emitter, "", self.dtype, self.lanes).type
-        return self.emitter.emit(f"load {kind}, ptr {self.address}", self.dtype, self.lanes)
+        return self.emitter.read(self)
 
     def set(self, value: Value | float | int | bool) -> None:
-        stored = Value(self.emitter, "", self.dtype, self.lanes).like(value)
-        self.emitter.statement(f"store {stored.type} {stored.name}, ptr {self.address}")
+        self.emitter.assign(self, Value(self.emitter, "", self.dtype, self.lanes).like(value))

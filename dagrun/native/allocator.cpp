@@ -40,13 +40,20 @@ int64_t Allocator::class_size(int index) {
 
 Allocator::~Allocator() {
   trim();
-  for (char* slab : slabs_) free(slab);
+  for (char* slab : slabs_) give(slab);
+}
+
+char* Allocator::take(int64_t nbytes) { return source ? source->allocate(nbytes) : system_allocate(nbytes); }
+
+void Allocator::give(char* memory) {
+  if (source) source->release(memory);
+  else free(memory);
 }
 
 char* Allocator::carve(int index) {
   const int64_t size = class_size(index);
   if (slab_next_ == nullptr || slab_end_ - slab_next_ < size) {
-    char* slab = system_allocate(kSlab);
+    char* slab = take(kSlab);
     if (!slab) return nullptr;
     slabs_.push_back(slab);
     slab_next_ = slab;
@@ -84,7 +91,7 @@ char* Allocator::allocate(int64_t nbytes) {
       }
     }
     if (size > kLargest) {
-      if (char* memory = system_allocate(size)) return memory;
+      if (char* memory = take(size)) return memory;
       std::lock_guard<SpinLock> guard(lock_);
       live_ -= size;
     }
@@ -98,7 +105,8 @@ void Allocator::release(char* memory, int64_t nbytes) {
   if (!memory) return;
   const int index = class_of(nbytes);
   const int64_t size = class_size(index);
-  if (overwrite_freed) memset(memory, 0xA5, size);
+  if (overwrite_freed && source) source->overwrite(memory, size);
+  else if (overwrite_freed) memset(memory, 0xA5, size);
   {
     std::lock_guard<SpinLock> guard(lock_);
     live_ -= size;
@@ -108,7 +116,7 @@ void Allocator::release(char* memory, int64_t nbytes) {
       return;
     }
   }
-  free(memory);
+  give(memory);
 }
 
 void Allocator::trim() {
@@ -121,7 +129,7 @@ void Allocator::trim() {
       free_[index].clear();
     }
   }
-  for (char* block : blocks) free(block);
+  for (char* block : blocks) give(block);
 }
 
 MemoryStats Allocator::stats() {

@@ -1,4 +1,5 @@
-// Caching memory of one CPU-addressable device: fresh pages cost about three times as much as warm ones.
+// Caching memory of one device: fresh pages of a CPU cost about three times as much as warm ones, and taking or giving
+// back a GPU's memory stops it.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -14,6 +15,16 @@ struct MemoryStats {
   int64_t cached_bytes;  // free, kept for reuse
 };
 
+// Memory that is not the CPU's: where an allocator's slabs come from, and how bytes in it are moved.
+class MemorySource {
+ public:
+  virtual ~MemorySource() = default;
+  virtual char* allocate(int64_t nbytes) = 0;  // nullptr: refused
+  virtual void release(char* memory) = 0;
+  virtual void overwrite(char* memory, int64_t nbytes) = 0;                // fills it with 0xA5
+  virtual bool copy(char* target, const char* source, int64_t nbytes) = 0;  // both in this memory; done when it returns
+};
+
 class Allocator {
  public:
   ~Allocator();
@@ -27,12 +38,15 @@ class Allocator {
   int64_t limit_bytes = 0;          // refuse to hold more than this; 0: no limit
   int64_t cache_bytes = 1LL << 30;  // keep at most this much freed memory
   bool overwrite_freed = false;     // fill memory with 0xA5 at release: shows every use after free
+  MemorySource* source = nullptr;   // not owned; nullptr: the CPU's memory
 
  private:
   static constexpr int kClasses = 416;  // the last one holds 2^60 bytes
   static int class_of(int64_t nbytes);
   static int64_t class_size(int index);
   char* carve(int index);
+  char* take(int64_t nbytes);
+  void give(char* memory);
 
   SpinLock lock_;
   std::vector<char*> free_[kClasses];

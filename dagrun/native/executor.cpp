@@ -219,9 +219,9 @@ Buffer* Executor::new_buffer(Device* device, int64_t nbytes) {
   if (!buffer_chain_) {
     buffer_chain_ = reinterpret_cast<Buffer*>(free_buffers_.exchange(0, std::memory_order_acquire));
     if (!buffer_chain_) {
-      buffer_chunks_.push_back(std::make_unique<Buffer[]>(256));
+      buffer_chunks_.push_back(std::make_unique<Buffer[]>(kBufferChunk));
       Buffer* chunk = buffer_chunks_.back().get();
-      for (int i = 0; i < 256; i++) {
+      for (int i = 0; i < kBufferChunk; i++) {
         chunk[i].next_free = buffer_chain_;
         buffer_chain_ = &chunk[i];
       }
@@ -288,7 +288,9 @@ bool Executor::add_edge(uint32_t index, const AccessRecord& record, EdgeKind kin
   if (from.sequence.load(std::memory_order_acquire) != record.sequence) return false;  // done, its slot reused
   Task& task = slot(index);
   Streams* streams = devices_[task.device]->streams;
-  if ((task.flags & kStreamed) && (from.flags & kStreamed) && devices_[from.device]->streams == streams) {
+  // What one copy brings to the CPU's memory another may take from there only when it is done: streams do not order that.
+  if ((task.flags & kStreamed) && (from.flags & kStreamed) && devices_[from.device]->streams == streams &&
+      !(task.flags & from.flags & kCrosses)) {
     if (link(index, record.task, true)) {
       edges++;
     } else if (from.done_head.load(std::memory_order_acquire) != kClosed) {
@@ -390,6 +392,11 @@ TaskName Executor::push(const Call& call) {
     if (devices_[call.device]->streams && body->lane != kPython && !body->detaches && !settings_.serial) {
       task.flags |= kStreamed;
       arguments(index).stream = new StreamInfo();
+      if (devices_[call.device]->memory.source) {
+        for (const OperandSpec& spec : body->operands) {
+          if (!call.operands[spec.index].buffer->device->memory.source) task.flags |= kCrosses;
+        }
+      }
     }
     recent_.clear();
     for (const OperandSpec& spec : body->operands) {
@@ -625,6 +632,7 @@ void Executor::free_buffer(Buffer* buffer) {
 bool Executor::ensure_memory(Buffer* buffer) {
   if (buffer->data.load(std::memory_order_acquire) || buffer->nbytes == 0) return true;
   char* memory = buffer->device->memory.allocate(buffer->nbytes);
+  if (!memory && buffer->device->streams) memory = buffer->device->streams->wait_for_memory(buffer->device, buffer->nbytes);
   if (!memory) return false;
   char* expected = nullptr;
   if (!buffer->data.compare_exchange_strong(expected, memory, std::memory_order_acq_rel))
@@ -724,7 +732,8 @@ void Executor::detach(Buffer* buffer) {
   char* memory = buffer->device->memory.allocate(buffer->nbytes);
   buffer->detach_failed = !memory;
   if (!memory) return;  // the write that follows finds no memory: see resolve
-  std::memcpy(memory, block->memory, buffer->nbytes);
+  if (MemorySource* source = buffer->device->memory.source) source->copy(memory, block->memory, buffer->nbytes);
+  else std::memcpy(memory, block->memory, buffer->nbytes);
   buffer->data.store(memory, std::memory_order_release);
   {
     std::lock_guard<SpinLock> guard(record_lock_);  // the recorder may be looking at the block: see needs_detach
@@ -805,6 +814,7 @@ std::shared_ptr<Failure> Executor::make_failure(const Body* body, uint64_t seque
   made->exception = exception;
   made->owner = body->owner;
   if (details) std::copy(details, details + 4, made->details);
+  if (code == kOutOfMemory && devices_[device]->memory.source) made->holdings = largest(devices_[device].get(), 5);
   std::shared_ptr<Failure> failure(made, [this](Failure* dead) {
     if (dead->exception && !abandoned_) dispose(dead->exception);
     delete dead;
@@ -813,6 +823,22 @@ std::shared_ptr<Failure> Executor::make_failure(const Body* body, uint64_t seque
   std::lock_guard<std::mutex> guard(failure_mutex_);
   failures_.push_back(failure);
   return failure;
+}
+
+// The largest arrays that hold memory of a device.
+std::vector<Holding> Executor::largest(const Device* device, size_t most) {
+  std::vector<Holding> found;
+  std::lock_guard<SpinLock> guard(record_lock_);
+  for (auto& chunk : buffer_chunks_) {
+    for (int i = 0; i < kBufferChunk; i++) {
+      const Buffer& buffer = chunk[i];
+      if (buffer.device != device || !buffer.references.load(std::memory_order_acquire) || !buffer.data.load()) continue;
+      found.push_back({buffer.nbytes, buffer.last_writer ? buffer.writer_name : 0, buffer.last_writer ? buffer.writer_site : 0});
+    }
+  }
+  std::sort(found.begin(), found.end(), [](const Holding& a, const Holding& b) { return a.nbytes > b.nbytes; });
+  if (found.size() > most) found.resize(most);
+  return found;
 }
 
 std::vector<std::shared_ptr<Failure>> Executor::failures() {
@@ -944,13 +970,11 @@ void Executor::finish(uint32_t index, Worker* worker) {
 void Executor::execute(uint32_t index, char** data, int64_t refused_bytes, Worker* worker, int32_t stream) {
   Task& task = slot(index);
   const Body* body = task.body;
-  const bool traced = tracing_;
-  const uint64_t sequence = task.sequence.load(std::memory_order_relaxed);
-  const int64_t begin = traced ? now_ns() : 0;
-  bool failed = false;
+  const int64_t begin = tracing_ ? now_ns() : 0;
+  std::shared_ptr<Failure> failure;
   if (task.flags & kHasArguments) {
     Arguments& a = arguments(index);
-    std::shared_ptr<Failure> failure = find_poison(body, a.operands);
+    failure = find_poison(body, a.operands);
     if (!failure) {
       int64_t details[4] = {};
       int32_t code = 0;
@@ -964,20 +988,44 @@ void Executor::execute(uint32_t index, char** data, int64_t refused_bytes, Worke
         code = python_body(body, a, data, &raised) ? kRaised : 0;
       } else if (body->function) {
         code = body->function(data, body->params.data(), a.scalars, details);
+      } else if (body->kernel) {
+        code = devices_[task.device]->streams->run_here(index, data, details);
       }
-      if (code) failure = make_failure(body, sequence, task.site, task.device, code, details, raised.exception);
+      if (code)
+        failure = make_failure(body, task.sequence.load(std::memory_order_relaxed), task.site, task.device, code, details,
+                               raised.exception);
     }
-    settle(body, a.operands, failure);
-    failed = failure != nullptr;
-    if (a.callable) dispose(a.callable);
   } else if (body->function) {
     int64_t details[4] = {};
     body->function(nullptr, body->params.data(), nullptr, details);
   }
-  if (traced) {
-    std::lock_guard<SpinLock> guard(worker->events_lock);
-    worker->events.push_back({sequence, begin, now_ns(), worker->index, stream, failed});
+  settle_and_finish(index, std::move(failure), worker, stream, begin);
+}
+
+void Executor::conclude(uint32_t index, std::shared_ptr<Failure> failure, Worker* worker, int32_t stream, int64_t begin_ns) {
+  if (auto poison = find_poison(slot(index).body, arguments(index).operands)) failure = std::move(poison);
+  settle_and_finish(index, std::move(failure), worker, stream, begin_ns);
+}
+
+std::shared_ptr<Failure> Executor::fail(uint32_t index, int32_t code, const int64_t* details) {
+  const Task& task = slot(index);
+  return make_failure(task.body, task.sequence.load(std::memory_order_relaxed), task.site, task.device, code, details, nullptr);
+}
+
+void Executor::settle_and_finish(uint32_t index, std::shared_ptr<Failure> failure, Worker* worker, int32_t stream,
+                                 int64_t begin_ns) {
+  Task& task = slot(index);
+  if (task.flags & kHasArguments) {
+    Arguments& a = arguments(index);
+    settle(task.body, a.operands, failure);
+    if (a.callable) dispose(a.callable);
   }
+  if (begin_ns) {
+    std::lock_guard<SpinLock> guard(worker->events_lock);
+    const uint64_t sequence = task.sequence.load(std::memory_order_relaxed);
+    worker->events.push_back({sequence, begin_ns, now_ns(), worker->index, stream, failure != nullptr});
+  }
+  failure.reset();  // who waits for the task may count the failures that are alive
   finish(index, worker);
 }
 

@@ -51,6 +51,7 @@ struct LaneBound {
 struct Device {
   uint16_t index = 0;
   std::string name;  // "cpu:0"
+  uint8_t target = 0;  // which bodies of a signature it runs: 0 the CPU's, k + 1 those of GPU k
   Allocator memory;
   LaneBound lanes[kLanes];
   Streams* streams = nullptr;  // not owned; nullptr: bodies run on worker threads
@@ -242,6 +243,11 @@ class Executor {
   // Resolves operands to addresses, allocating what has no memory yet; returns the bytes that were refused, or 0.
   int64_t resolve(const Body* body, const Operand* operands, char** data);
   void execute(uint32_t slot, char** data, int64_t refused_bytes, Worker* worker, int32_t stream);
+  // Ends a task that a device ran on its own: failed by what poisoned its operands, else by `failure`.
+  void conclude(uint32_t slot, std::shared_ptr<Failure> failure, Worker* worker, int32_t stream, int64_t begin_ns);
+  bool poisoned(uint32_t slot) { return find_poison(this->slot(slot).body, arguments(slot).operands) != nullptr; }
+  void flush(Worker* worker) { flush_free(worker); }
+  std::shared_ptr<Failure> fail(uint32_t slot, int32_t code, const int64_t* details);
   void walk_launched(uint32_t slot, Worker* worker);  // under the lock of its streams
   void finish(uint32_t slot, Worker* worker);
   void hand_over(Worker* worker);  // a thread that is about to do something else gives its next task to the others
@@ -303,6 +309,9 @@ class Executor {
   void settle(const Body* body, const Operand* operands, const std::shared_ptr<Failure>& failure);
   std::shared_ptr<Failure> make_failure(const Body* body, uint64_t sequence, uint32_t site, uint16_t device,
                                         int32_t code, const int64_t* details, void* exception);
+  void settle_and_finish(uint32_t index, std::shared_ptr<Failure> failure, Worker* worker, int32_t stream,
+                         int64_t begin_ns);
+  std::vector<Holding> largest(const Device* device, size_t most);
   void drop_task_reference(Buffer* buffer, Worker* worker);
   void free_buffer(Buffer* buffer);
   void free_slot(uint32_t index, Worker* worker);
@@ -329,6 +338,7 @@ class Executor {
   uint32_t slots_used_ = 1;  // slot 0 means "none"
   Buffer* buffer_chain_ = nullptr;
   uint64_t next_buffer_id_ = 1;
+  static constexpr int kBufferChunk = 256;
   std::vector<std::unique_ptr<Buffer[]>> buffer_chunks_;
   std::vector<uint64_t> recent_;  // predecessors of the task being recorded, to link each once
   std::unique_ptr<Task[]> chunks_[kMaxChunks];

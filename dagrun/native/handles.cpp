@@ -3,6 +3,7 @@
 #include <cstring>
 #include <unordered_map>
 
+#include "cuda.h"
 #include "objects.h"
 
 #include <structmember.h>
@@ -360,6 +361,10 @@ namespace {
 
 int export_getbuffer(PyObject* self, Py_buffer* view, int flags) {
   auto* exported = reinterpret_cast<Export*>(self);
+  if (exported->block->device && exported->block->device->memory.source) {
+    PyErr_Format(PyExc_BufferError, "memory of %s cannot be read by the CPU", exported->block->device->name.c_str());
+    return -1;
+  }
   return PyBuffer_FillInfo(view, self, exported->block->memory, exported->block->nbytes, exported->readonly, flags);
 }
 
@@ -370,7 +375,20 @@ void export_dealloc(PyObject* self) {
   Py_DECREF(type);
 }
 
+PyObject* export_address(PyObject* self, void*) {
+  return PyLong_FromVoidPtr(reinterpret_cast<Export*>(self)->block->memory);
+}
+PyObject* export_nbytes(PyObject* self, void*) { return PyLong_FromLongLong(reinterpret_cast<Export*>(self)->block->nbytes); }
+PyObject* export_gpu(PyObject* self, void*) {
+  const Device* device = reinterpret_cast<Export*>(self)->block->device;
+  return PyLong_FromLong(device ? device->target - 1 : -1);
+}
+PyGetSetDef export_getset[] = {{"address", export_address, nullptr, nullptr, nullptr},
+                               {"nbytes", export_nbytes, nullptr, nullptr, nullptr},
+                               {"gpu", export_gpu, nullptr, "which GPU's memory it is; -1: the CPU's", nullptr},
+                               {}};
 PyType_Slot export_slots[] = {SLOT(Py_tp_dealloc, export_dealloc),
+                              SLOT(Py_tp_getset, export_getset),
                               SLOT(Py_bf_getbuffer, export_getbuffer),
                               {Py_tp_doc, const_cast<char*>("the memory of an array, kept alive while this is")},
                               {0, nullptr}};
@@ -391,6 +409,10 @@ PyObject* make_export(Block* block, bool readonly) {
 PyObject* export_handle(Handle* handle, bool readonly) {
   const Region region = region_in(handle->buffer, shifted(handle->layout->region, handle->offset));
   Executor& executor = *module.executor;
+  if (handle->buffer->device->memory.source)
+    return PyErr_Format(PyExc_BufferError,
+                        "the array is on %s, whose memory the CPU cannot read in place: use x.numpy() or x.to_device('cpu:0')",
+                        handle->buffer->device->name.c_str());
   for (;;) {
     if (wait_handle(handle) < 0) return nullptr;
     Block* block = nullptr;
@@ -419,6 +441,7 @@ void signature_dealloc(PyObject* self) {
   drop_recipes(reinterpret_cast<Signature*>(self));
   retire(reinterpret_cast<Signature*>(self)->operation);
   Py_XDECREF(reinterpret_cast<Signature*>(self)->context);
+  Py_XDECREF(reinterpret_cast<Signature*>(self)->origin);
   PyTypeObject* type = Py_TYPE(self);
   PyObject_Free(self);
   Py_DECREF(type);
@@ -436,8 +459,70 @@ bool read_layouts(PyObject* tuple, std::vector<Layout*>& out) {
   return true;
 }
 
+// bodies: tuple of (function, params: bytes, cost, operands), operands: tuple of (index, offset, mode, Layout or None).
+// function: an address, or of a GPU (kind of kernel, CUfunction, blocks, threads, shared bytes, dtype, compute type).
+bool read_bodies(Operation* operation, PyObject* bodies, int lane, int priority, std::vector<std::unique_ptr<Body>>& out) {
+  Executor& executor = *module.executor;
+  const size_t operand_count = operation->outputs.size() + operation->inputs.size();
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(bodies); i++) {
+    long long cost;
+    PyObject *function, *params, *operands;
+    if (!PyArg_ParseTuple(PyTuple_GET_ITEM(bodies, i), "OSLO!", &function, &params, &cost, &PyTuple_Type, &operands))
+      return false;
+    auto body = std::make_unique<Body>();
+    if (PyTuple_Check(function)) {
+      Kernel kernel;
+      int kind;
+      unsigned long long address;
+      if (!PyArg_ParseTuple(function, "iKIIIii", &kind, &address, &kernel.blocks, &kernel.threads, &kernel.shared_bytes,
+                            &kernel.dtype, &kernel.compute))
+        return false;
+      kernel.kind = static_cast<Kernel::Kind>(kind);
+      kernel.function = reinterpret_cast<void*>(address);
+      body->kernel = std::make_shared<const Kernel>(kernel);
+    } else {
+      const unsigned long long address = PyLong_AsUnsignedLongLong(function);
+      if (address == static_cast<unsigned long long>(-1) && PyErr_Occurred()) return false;
+      body->function = reinterpret_cast<Function>(address);
+    }
+    body->params.resize(static_cast<size_t>(PyBytes_GET_SIZE(params)) / 8);
+    memcpy(body->params.data(), PyBytes_AS_STRING(params), body->params.size() * 8);
+    body->cost = cost;
+    body->name = executor.intern(operation->name);
+    body->shapes = executor.intern(operation->shapes);
+    body->lane = static_cast<Lane>(lane);
+    body->priority = priority;
+    body->owner = operation;
+    body->piece = static_cast<uint32_t>(i);
+    body->pieces = static_cast<uint32_t>(PyTuple_GET_SIZE(bodies));
+    for (Py_ssize_t k = 0; k < PyTuple_GET_SIZE(operands); k++) {
+      OperandSpec spec;
+      int index, mode;
+      long long offset;
+      PyObject* layout;
+      if (!PyArg_ParseTuple(PyTuple_GET_ITEM(operands, k), "iLiO", &index, &offset, &mode, &layout)) return false;
+      if (index < 0 || static_cast<size_t>(index) >= operand_count) {
+        PyErr_Format(PyExc_IndexError, "operand %d of %zu", index, operand_count);
+        return false;
+      }
+      const size_t n_outputs = operation->outputs.size();
+      Layout* view = layout != Py_None ? reinterpret_cast<Layout*>(layout)
+                     : static_cast<size_t>(index) < n_outputs ? operation->outputs[index]
+                                                              : operation->inputs[index - n_outputs];
+      spec.index = static_cast<uint16_t>(index);
+      spec.offset = offset;
+      spec.mode = static_cast<uint8_t>(mode);
+      if (!view->exact) spec.mode &= static_cast<uint8_t>(~kOverwrite);
+      spec.region = shifted(view->region, offset);
+      if ((mode & kDonates) && !body->kernel) body->donates = true;
+      body->operands.push_back(spec);
+    }
+    out.push_back(std::move(body));
+  }
+  return true;
+}
+
 // Signature(name, shapes, outputs, inputs, bodies, lane, priority, scalar_count, scalar_kind, low, high, explain)
-// bodies: tuple of (address, params: bytes, cost, operands), operands: tuple of (index, offset, mode, Layout or None)
 PyObject* signature_new(PyTypeObject* type, PyObject* args, PyObject*) {
   const char *name, *shapes, *scalar_kind;
   PyObject *outputs, *inputs, *bodies, *explain;
@@ -455,55 +540,12 @@ PyObject* signature_new(PyTypeObject* type, PyObject* args, PyObject*) {
   operation->scalar_low = low;
   operation->scalar_high = high;
   if (!read_layouts(outputs, operation->outputs) || !read_layouts(inputs, operation->inputs)) return nullptr;
-  Executor& executor = *module.executor;
-  const size_t operand_count = operation->outputs.size() + operation->inputs.size();
-  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(bodies); i++) {
-    unsigned long long address;
-    long long cost;
-    PyObject *params, *operands;
-    if (!PyArg_ParseTuple(PyTuple_GET_ITEM(bodies, i), "KSLO!", &address, &params, &cost, &PyTuple_Type, &operands))
-      return nullptr;
-    auto body = std::make_unique<Body>();
-    body->function = reinterpret_cast<Function>(address);
-    body->params.resize(static_cast<size_t>(PyBytes_GET_SIZE(params)) / 8);
-    memcpy(body->params.data(), PyBytes_AS_STRING(params), body->params.size() * 8);
-    body->cost = cost;
-    body->name = executor.intern(operation->name);
-    body->shapes = executor.intern(operation->shapes);
-    body->lane = static_cast<Lane>(lane);
-    body->priority = priority;
-    body->owner = operation.get();
-    body->piece = static_cast<uint32_t>(i);
-    body->pieces = static_cast<uint32_t>(PyTuple_GET_SIZE(bodies));
-    for (Py_ssize_t k = 0; k < PyTuple_GET_SIZE(operands); k++) {
-      OperandSpec spec;
-      int index, mode;
-      long long offset;
-      PyObject* layout;
-      if (!PyArg_ParseTuple(PyTuple_GET_ITEM(operands, k), "iLiO", &index, &offset, &mode, &layout)) return nullptr;
-      if (index < 0 || static_cast<size_t>(index) >= operand_count) {
-        PyErr_Format(PyExc_IndexError, "operand %d of %zu", index, operand_count);
-        return nullptr;
-      }
-      const size_t n_outputs = operation->outputs.size();
-      Layout* view = layout != Py_None ? reinterpret_cast<Layout*>(layout)
-                     : static_cast<size_t>(index) < n_outputs ? operation->outputs[index]
-                                                              : operation->inputs[index - n_outputs];
-      spec.index = static_cast<uint16_t>(index);
-      spec.offset = offset;
-      spec.mode = static_cast<uint8_t>(mode);
-      if (!view->exact) spec.mode &= static_cast<uint8_t>(~kOverwrite);
-      spec.region = shifted(view->region, offset);
-      if (mode & kDonates) body->donates = true;
-      body->operands.push_back(spec);
-    }
-    operation->bodies.push_back(std::move(body));
-  }
+  if (!read_bodies(operation.get(), bodies, lane, priority, operation->bodies)) return nullptr;
   if (explain != Py_None) operation->explain = Py_NewRef(explain);
   auto* self = reinterpret_cast<Signature*>(type->tp_alloc(type, 0));
   if (self) {
     self->operation = operation.release();
-    self->context = nullptr;
+    self->context = self->origin = nullptr;
     self->recipes = nullptr;
   }
   return reinterpret_cast<PyObject*>(self);
@@ -519,7 +561,9 @@ PyObject* signature_outputs(PyObject* self, void*) {
     PyTuple_SET_ITEM(tuple, static_cast<Py_ssize_t>(i), Py_NewRef(reinterpret_cast<PyObject*>(outputs[i])));
   return tuple;
 }
-PyMemberDef signature_members[] = {{"context", T_OBJECT, offsetof(Signature, context), 0, nullptr}, {}};
+PyMemberDef signature_members[] = {{"context", T_OBJECT, offsetof(Signature, context), 0, nullptr},
+                                   {"origin", T_OBJECT, offsetof(Signature, origin), 0, nullptr},
+                                   {}};
 PyGetSetDef signature_getset[] = {{"name", signature_name, nullptr, nullptr, nullptr},
                                   {"outputs", signature_outputs, nullptr, nullptr, nullptr},
                                   {}};
@@ -538,6 +582,34 @@ PyTypeObject* add_type(PyObject* m, PyType_Spec* spec) {
 }
 
 }  // namespace
+
+// set_bodies(signature, target, bodies, lane, priority, fallback): what runs on one GPU; see Lowered.
+PyObject* set_bodies(PyObject*, PyObject* args) {
+  PyObject *object, *bodies, *fallback;
+  int target, lane, priority;
+  if (!PyArg_ParseTuple(args, "O!iO!iiO", module.signature_type, &object, &target, &PyTuple_Type, &bodies, &lane, &priority,
+                        &fallback))
+    return nullptr;
+  if (target < 1 || target > 255) return PyErr_Format(PyExc_ValueError, "target %d, expected 1 to 255", target);
+  Operation* operation = reinterpret_cast<Signature*>(object)->operation;
+  auto lowered = std::make_unique<Lowered>();
+  if (!read_bodies(operation, bodies, lane, priority, lowered->bodies)) return nullptr;
+  for (auto& body : lowered->bodies) {
+    if (!body->kernel || body->kernel->kind != Kernel::kLaunch) continue;
+    if (body->operands.size() > KernelCall::kMostOperands || body->params.size() > KernelCall::kMostParams ||
+        operation->scalar_count > KernelCall::kMostScalars)
+      return PyErr_Format(PyExc_ValueError, "%s: %zu operands, %zu parameters, %d scalars do not fit a kernel's argument",
+                          operation->name.c_str(), body->operands.size(), body->params.size(), operation->scalar_count);
+  }
+  if (fallback != Py_None) {
+    lowered->fallback = Py_NewRef(fallback);
+    for (auto& body : lowered->bodies) body->hands_scalars = true;
+  }
+  if (operation->lowered.size() <= static_cast<size_t>(target)) operation->lowered.resize(target + 1u);
+  if (!operation->lowered[target]) operation->lowered[target] = std::move(lowered);  // tasks may name the first one
+  else Py_XDECREF(lowered->fallback);
+  Py_RETURN_NONE;
+}
 
 bool add_types(PyObject* m) {
   module.layout_type = add_type(m, &layout_spec);

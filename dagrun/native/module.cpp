@@ -2,6 +2,7 @@
 #include <cstring>
 #include <mutex>
 
+#include "cuda.h"
 #include "objects.h"
 #include "sorting.h"
 #include "streams.h"
@@ -12,6 +13,7 @@ namespace {
 
 std::thread& python_lane = *new std::thread;  // never destroyed: the interpreter may end before it does
 std::unique_ptr<SimulatedStreams> simulated;
+CudaStreams* gpus = nullptr;  // never destroyed: its thread may outlive the interpreter
 
 Executor& engine() { return *module.executor; }
 
@@ -100,21 +102,26 @@ PyObject* after_fork(PyObject*, PyObject*) {
 PyObject* add_device(PyObject*, PyObject* args, PyObject* kwargs) {
   const char* name;
   PyObject* object;
-  int compute, copy, communication, streams = 0, overwrite = 0;
+  int compute, copy, communication, streams = 0, overwrite = 0, gpu = -1;
   long long limit = 0, cache = 1LL << 30;
   unsigned long long seed = 1;
   static const char* names[] = {"name", "object", "compute", "copy", "communication", "streams", "memory_limit",
-                                "cache_bytes", "overwrite_freed", "seed", nullptr};
-  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "sOiii|pLLpK", const_cast<char**>(names), &name, &object, &compute, &copy,
-                                   &communication, &streams, &limit, &cache, &overwrite, &seed))
+                                "cache_bytes", "overwrite_freed", "seed", "gpu", nullptr};
+  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "sOiii|pLLpKi", const_cast<char**>(names), &name, &object, &compute, &copy,
+                                   &communication, &streams, &limit, &cache, &overwrite, &seed, &gpu))
     return nullptr;
   if (compute < 1 || copy < 1 || communication < 1)
     return PyErr_Format(PyExc_ValueError, "%s: lanes %d, %d, %d, expected at least one of each kind", name, compute, copy, communication);
+  if (gpu >= 0 && (!gpus || gpu >= gpus->gpu_count()))
+    return PyErr_Format(PyExc_ValueError, "%s: GPU %d of %d", name, gpu, gpus ? gpus->gpu_count() : 0);
   Device* device = engine().add_device(name);
   device->memory.limit_bytes = limit;
   device->memory.cache_bytes = cache;
   device->memory.overwrite_freed = overwrite;
-  if (streams) {
+  if (gpu >= 0) {
+    const std::string problem = gpus->open(device, gpu, compute, copy, communication);
+    if (!problem.empty()) return PyErr_Format(PyExc_RuntimeError, "%s cannot be opened: %s", name, problem.c_str());
+  } else if (streams) {
     if (!simulated) simulated = std::make_unique<SimulatedStreams>(engine(), seed);
     simulated->add_device(device->index, compute, copy, communication);
     device->streams = simulated.get();
@@ -151,6 +158,55 @@ PyObject* trim_memory(PyObject*, PyObject* args) {
   if (!PyArg_ParseTuple(args, "i", &device) || !device_at(device)) return nullptr;
   engine().device(device)->memory.trim();
   Py_RETURN_NONE;
+}
+
+// ---- GPUs
+
+// open_driver(driver path, cuBLAS path) -> (how many GPUs there are, why there is no cuBLAS)
+PyObject* open_driver(PyObject*, PyObject* args) {
+  const char *driver, *blas;
+  if (!PyArg_ParseTuple(args, "ss", &driver, &blas)) return nullptr;
+  if (!gpus) {
+    std::string problem;
+    auto opened = std::make_unique<CudaStreams>(engine(), driver, blas, problem);
+    if (!problem.empty()) return PyErr_Format(PyExc_RuntimeError, "%s", problem.c_str());
+    gpus = opened.release();
+  }
+  return Py_BuildValue("is", gpus->gpu_count(), gpus->blas_problem().c_str());
+}
+
+bool is_gpu(int ordinal) {
+  if (gpus && ordinal >= 0 && ordinal < gpus->gpu_count()) return true;
+  PyErr_Format(PyExc_ValueError, "no GPU %d", ordinal);
+  return false;
+}
+
+// describe_gpu(ordinal) -> (name, bytes of memory, compute capability as 90, GPUs whose memory it can reach)
+PyObject* describe_gpu(PyObject*, PyObject* args) {
+  int ordinal;
+  if (!PyArg_ParseTuple(args, "i", &ordinal) || !is_gpu(ordinal)) return nullptr;
+  PyObject* peers = PyList_New(0);
+  for (int other = 0; other < gpus->gpu_count(); other++) {
+    if (other == ordinal || !gpus->peers(ordinal, other)) continue;
+    PyObject* number = PyLong_FromLong(other);
+    PyList_Append(peers, number);
+    Py_DECREF(number);
+  }
+  return Py_BuildValue("sLiN", gpus->gpu_name(ordinal).c_str(), (long long)gpus->gpu_bytes(ordinal), gpus->capability(ordinal),
+                       peers);
+}
+
+// load_kernel(ordinal, image: bytes, name, shared bytes) -> the address of its function
+PyObject* load_kernel(PyObject*, PyObject* args) {
+  int ordinal;
+  unsigned shared_bytes;
+  const char *image, *name;
+  Py_ssize_t length;
+  if (!PyArg_ParseTuple(args, "iy#sI", &ordinal, &image, &length, &name, &shared_bytes) || !is_gpu(ordinal)) return nullptr;
+  std::string problem;
+  void* function = gpus->load(ordinal, image, name, shared_bytes, problem);
+  if (!function) return PyErr_Format(PyExc_RuntimeError, "kernel %s cannot be loaded: %s", name, problem.c_str());
+  return PyLong_FromVoidPtr(function);
 }
 
 // ---- arrays
@@ -334,6 +390,10 @@ PyObject* from_memory(PyObject*, PyObject* args) {
     return nullptr;
   }
   Device* target = engine().device(device);
+  if (target->memory.source) {
+    PyBuffer_Release(&bytes);
+    return PyErr_Format(PyExc_ValueError, "the CPU cannot write the memory of %s", target->name.c_str());
+  }
   Buffer* buffer;
   {
     std::lock_guard<SpinLock> guard(engine().record_lock());
@@ -499,7 +559,11 @@ PyObject* push_batch(PyObject*, PyObject* args) {
 
 PyObject* stats(PyObject*, PyObject*) {
   const EngineStats s = engine().stats();
-  const StreamStats t = simulated ? simulated->stats() : StreamStats{};
+  StreamStats t = simulated ? simulated->stats() : StreamStats{};
+  if (gpus) {
+    const StreamStats own = gpus->stats();
+    t = {t.streams + own.streams, t.launches + own.launches, t.events + own.events, t.waits + own.waits};
+  }
   return Py_BuildValue("{s:K,s:K,s:K,s:L,s:L,s:L,s:L,s:L,s:K,s:K,s:K,s:K,s:K,s:K}", "recorded", (unsigned long long)s.recorded,
                        "finished", (unsigned long long)s.finished, "inlined", (unsigned long long)s.inlined, "in_flight",
                        (long long)s.in_flight, "pinned_bytes", (long long)s.pinned_bytes, "task_slots", (long long)s.slots,
@@ -599,14 +663,16 @@ PyObject* in_task_now(PyObject*, PyObject*) { return PyBool_FromLong(in_task); }
 
 PyObject* set_hooks(PyObject*, PyObject* args, PyObject* kwargs) {
   static const char* names[] = {"binary_slow", "make_error", "start", "gradient_hook", "view_hook", "write_guard",
-                                "scalar_types", nullptr};
-  PyObject *slow = nullptr, *error = nullptr, *start = nullptr, *hook = nullptr, *view = nullptr, *guard = nullptr, *scalars = nullptr;
-  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OOOOOOO!", const_cast<char**>(names), &slow, &error, &start, &hook, &view,
-                                   &guard, &PyTuple_Type, &scalars))
+                                "scalar_types", "lower", nullptr};
+  PyObject *slow = nullptr, *error = nullptr, *start = nullptr, *hook = nullptr, *view = nullptr, *guard = nullptr,
+           *scalars = nullptr, *lower = nullptr;
+  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OOOOOOO!O", const_cast<char**>(names), &slow, &error, &start, &hook, &view,
+                                   &guard, &PyTuple_Type, &scalars, &lower))
     return nullptr;
   for (Py_ssize_t i = 0; scalars && i < PyTuple_GET_SIZE(scalars); i++)
     module.scalar_types.push_back(Py_NewRef(PyTuple_GET_ITEM(scalars, i)));
   if (slow) module.binary_slow = Py_NewRef(slow);
+  if (lower) module.lower = Py_NewRef(lower);
   if (error) module.make_error = Py_NewRef(error);
   if (start) module.start = start == Py_None ? nullptr : Py_NewRef(start);
   if (hook) module.gradient_hook = hook == Py_None ? nullptr : Py_NewRef(hook);
@@ -677,6 +743,10 @@ PyMethodDef methods[] = {
     {"set_lane_limit", set_lane_limit, METH_VARARGS, "set_lane_limit(device, lane, limit)"},
     {"memory_stats", memory_stats, METH_VARARGS, "memory_stats(device, reset_peak=False)"},
     {"trim_memory", trim_memory, METH_VARARGS, "trim_memory(device): gives cached memory back."},
+    {"open_driver", open_driver, METH_VARARGS, "open_driver(driver, cublas) -> (number of GPUs, why there is no cuBLAS)"},
+    {"describe_gpu", describe_gpu, METH_VARARGS, "describe_gpu(ordinal) -> (name, bytes, compute capability, peers)"},
+    {"load_kernel", load_kernel, METH_VARARGS, "load_kernel(ordinal, image, name, shared_bytes) -> address"},
+    {"set_bodies", set_bodies, METH_VARARGS, "set_bodies(signature, target, bodies, lane, priority, fallback)"},
     {"layout", layout, METH_VARARGS, "layout(dtype, code, itemsize, shape, strides=None)"},
     {"empty", empty, METH_VARARGS, "empty(layout, device): an array whose values are not set."},
     {"view", view, METH_VARARGS, "view(array, layout, offset, rule, *arguments): another view of the array's buffer."},

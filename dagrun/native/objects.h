@@ -26,10 +26,17 @@ struct Layout {
   std::vector<int64_t>* dims;  // shape, then strides
 };
 
+// The bodies of an operation on one GPU, or the Python callable that stands in for them.
+struct Lowered {
+  std::vector<std::unique_ptr<Body>> bodies;
+  PyObject* fallback = nullptr;  // (operands, scalars: bytes)
+};
+
 // One operation on given layouts: what its tasks share. Lives until no task or failure can name it.
 struct Operation {
   std::string name, shapes;
-  std::vector<std::unique_ptr<Body>> bodies;
+  std::vector<std::unique_ptr<Body>> bodies;  // on CPUs
+  std::vector<std::unique_ptr<Lowered>> lowered;  // on GPUs, by Device::target; nullptr: nobody asked yet
   std::vector<Layout*> outputs, inputs;
   int scalar_count = 0;
   char scalar_kind = 0;        // how a Python scalar is packed: 'f' float64, 's' float32, 'i' signed, 'u' unsigned, '?' bool
@@ -44,6 +51,7 @@ struct Signature {
   PyObject_HEAD
   Operation* operation;
   PyObject* context;  // what autodiff knows of it; nullptr where results do not depend on operands differentiably
+  PyObject* origin;   // what the layer above lowers it from
   std::vector<std::unique_ptr<Recipe>>* recipes;  // how its autodiff records are made: see tape.cpp
 };
 
@@ -86,6 +94,7 @@ struct Module {
   PyObject* binary_slow = nullptr;         // (operator number, left, right, out or None)
   PyObject* make_error = nullptr;          // failure dict -> exception
   PyObject* start = nullptr;               // called once, before the first task
+  PyObject* lower = nullptr;               // (signature, GPU): calls `set_bodies` for it
   PyObject* gradient_hook = nullptr;       // (context, inputs, result, scalars or callable, in place): an operation was recorded
   PyObject* view_hook = nullptr;           // (array, view, rule and its arguments): a tracked array was viewed
   PyObject* write_guard = nullptr;         // (array): a tracked array is about to be written
@@ -109,6 +118,7 @@ Handle* as_handle(PyObject* object);  // nullptr with TypeError set
 bool add_types(PyObject* m);
 PyObject* export_handle(Handle* handle, bool readonly);
 PyObject* make_export(Block* block, bool readonly);
+PyObject* set_bodies(PyObject*, PyObject* args);
 
 // recording.cpp
 bool ready_to_record(const char* what);

@@ -122,6 +122,7 @@ void retire(Operation* operation) {
   for (Operation* dead : retired) {
     for (Layout* layout : dead->outputs) Py_DECREF(reinterpret_cast<PyObject*>(layout));
     for (Layout* layout : dead->inputs) Py_DECREF(reinterpret_cast<PyObject*>(layout));
+    for (auto& lowered : dead->lowered) Py_XDECREF(lowered ? lowered->fallback : nullptr);
     Py_XDECREF(dead->explain);
     delete dead;
   }
@@ -223,6 +224,23 @@ bool tell_autodiff(Signature* signature, Handle* const* inputs, size_t n_in, con
   return done;
 }
 
+// What an operation runs on a GPU, asked of the layer above where nobody did before; nullptr with an error set.
+const Lowered* lower(Signature* signature, uint8_t target) {
+  const auto& known = signature->operation->lowered;
+  if (target < known.size() && known[target]) return known[target].get();
+  PyObject* gpu = PyLong_FromLong(target - 1);
+  PyObject* done = gpu && module.lower
+                       ? PyObject_CallFunctionObjArgs(module.lower, reinterpret_cast<PyObject*>(signature), gpu, nullptr)
+                       : nullptr;
+  Py_XDECREF(gpu);
+  if (!done && !PyErr_Occurred()) PyErr_SetString(PyExc_RuntimeError, "nothing lowers operations for GPUs");
+  if (!done) return nullptr;
+  Py_DECREF(done);
+  if (target < known.size() && known[target]) return known[target].get();
+  PyErr_Format(PyExc_RuntimeError, "%s has no body for GPU %d", signature->operation->name.c_str(), target - 1);
+  return nullptr;
+}
+
 }  // namespace
 
 PyObject* record(Signature* signature, Handle* const* inputs, const uint64_t* scalars, Handle* const* outputs,
@@ -230,6 +248,15 @@ PyObject* record(Signature* signature, Handle* const* inputs, const uint64_t* sc
   Executor& executor = *module.executor;
   if (!ready_to_record("record an operation")) return nullptr;
   Operation* operation = signature->operation;
+  const std::vector<std::unique_ptr<Body>>* bodies = &operation->bodies;
+  PyObject* run = callable;
+  if (device->target) {
+    const Lowered* lowered = lower(signature, device->target);
+    if (!lowered) return nullptr;
+    bodies = &lowered->bodies;
+    run = lowered->fallback;
+    if (run && callable) run = callable;  // it has the scalars in it
+  }
   const bool differentiates = gradients && signature->context && module.gradient_hook;
   if (outputs && gradients && module.write_guard && !may_write(outputs, operation->outputs.size())) return nullptr;
   const size_t n_out = operation->outputs.size(), n_in = operation->inputs.size();
@@ -238,7 +265,7 @@ PyObject* record(Signature* signature, Handle* const* inputs, const uint64_t* sc
   if (!outputs) {
     for (Layout* layout : operation->outputs) nbytes += layout->nbytes;
   }
-  while (executor.over_bound(static_cast<int64_t>(operation->bodies.size()), nbytes)) {  // again after a wait: another thread may have been first
+  while (executor.over_bound(static_cast<int64_t>(bodies->size()), nbytes)) {  // again after a wait: another thread may have been first
     if (wait_for_space() < 0) return nullptr;
   }
 
@@ -274,10 +301,10 @@ PyObject* record(Signature* signature, Handle* const* inputs, const uint64_t* sc
     call.scalar_count = operation->scalar_count;
     call.device = device->index;
     call.site = site;
-    for (auto& body : operation->bodies) {
+    for (auto& body : *bodies) {
       call.body = body.get();
-      if (callable) {
-        call.callable = Py_NewRef(callable);
+      if (run) {
+        call.callable = Py_NewRef(run);
       } else if (executor.may_inline(call)) {
         executor.run_inline(call);
         continue;
@@ -288,7 +315,7 @@ PyObject* record(Signature* signature, Handle* const* inputs, const uint64_t* sc
   }
   bool failed = false;
   for (TaskName name : owned) {
-    if (!run_serially(name, !callable)) failed = true;
+    if (!run_serially(name, !run)) failed = true;
   }
   for (size_t i = 0; i < n_out; i++) {
     if (outputs) {

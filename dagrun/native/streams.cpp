@@ -50,31 +50,42 @@ uint16_t Streams::choose(const Task& task, const StreamInfo& info) {
 void Streams::wait_for(uint16_t stream, uint16_t other, uint64_t position) {
   if (other == stream || streams_[stream].clock[other] >= position) return;
   Stream& source = streams_[other];
-  if (source.event_position < position) {
-    source.event = next_event_++;
-    source.event_position = source.launched;
-    source.event_clock = source.clock;
-    enqueue_record(other, source.event);
-  }
-  enqueue_wait(stream, source.event);
+  if (source.completed >= position) return;  // done: nothing to wait for
+  if (source.event_position < position) record_event(other);
+  enqueue_wait(stream, other, source.event);
   waits_++;
   std::vector<uint64_t>& clock = streams_[stream].clock;
   for (size_t i = 0; i < source.event_clock.size(); i++) clock[i] = std::max(clock[i], source.event_clock[i]);
   clock[other] = std::max(clock[other], source.event_position);
 }
 
+void Streams::record_event(uint16_t index) {
+  Stream& stream = streams_[index];
+  stream.event = next_event_++;
+  stream.event_position = stream.launched;
+  stream.event_clock = stream.clock;
+  enqueue_record(index, stream.event);
+}
+
+Prepared Streams::prepare(uint32_t slot) {
+  Prepared prepared;
+  const Body* body = executor_.slot(slot).body;
+  prepared.data.resize(body->operands.size());
+  prepared.refused_bytes = executor_.resolve(body, executor_.arguments(slot).operands, prepared.data.data());
+  return prepared;
+}
+
 void Streams::launch(uint32_t slot, Worker* worker) {
+  Prepared prepared = prepare(slot);
   std::lock_guard<std::mutex> guard(mutex_);
   Task& task = executor_.slot(slot);
   Arguments& arguments = executor_.arguments(slot);
   const uint16_t stream = choose(task, *arguments.stream);
   for (auto [other, position] : arguments.stream->waits) wait_for(stream, other, position);
-  std::vector<char*> data(task.body->operands.size());
-  const int64_t refused_bytes = executor_.resolve(task.body, arguments.operands, data.data());
   arguments.stream_index = stream;
   arguments.position = ++streams_[stream].launched;
   launches_++;
-  enqueue_task(stream, slot, std::move(data), refused_bytes);
+  enqueue_task(stream, slot, std::move(prepared));
   executor_.walk_launched(slot, worker);
 }
 
@@ -100,12 +111,11 @@ void SimulatedStreams::enqueue(uint16_t stream, Command command) {
   cv_.notify_one();
 }
 
-void SimulatedStreams::enqueue_task(uint16_t stream, uint32_t slot, std::vector<char*> data, int64_t refused_bytes) {
+void SimulatedStreams::enqueue_task(uint16_t stream, uint32_t slot, Prepared prepared) {
   Command command;
   command.kind = Command::kTask;
   command.slot = slot;
-  command.data = std::move(data);
-  command.refused_bytes = refused_bytes;
+  command.prepared = std::move(prepared);
   enqueue(stream, std::move(command));
 }
 
@@ -116,7 +126,7 @@ void SimulatedStreams::enqueue_record(uint16_t stream, uint64_t event) {
   enqueue(stream, std::move(command));
 }
 
-void SimulatedStreams::enqueue_wait(uint16_t stream, uint64_t event) {
+void SimulatedStreams::enqueue_wait(uint16_t stream, uint16_t, uint64_t event) {
   Command command;
   command.kind = Command::kWait;
   command.event = event;
@@ -174,7 +184,7 @@ void SimulatedStreams::main() {
     } else if (command.kind == Command::kTask) {
       const uint64_t position = executor_.arguments(command.slot).position;
       lock.unlock();
-      executor_.execute(command.slot, command.data.data(), command.refused_bytes, worker, stream);
+      executor_.execute(command.slot, command.prepared.data.data(), command.prepared.refused_bytes, worker, stream);
       executor_.hand_over(worker);
       lock.lock();
       streams_[stream].completed = position;

@@ -14,6 +14,7 @@
 namespace dagrun {
 
 class Executor;
+struct Device;
 struct Worker;
 
 // What a streamed task has to wait for: positions in other streams. Under the lock of its Streams.
@@ -22,13 +23,21 @@ struct StreamInfo {
 };
 
 struct StreamStats {
-  uint64_t streams, launches, events, waits;
+  uint64_t streams = 0, launches = 0, events = 0, waits = 0;
+};
+
+// What a launch needs beside its task: where its operands lie, and what was refused.
+struct Prepared {
+  std::vector<char*> data;
+  int64_t refused_bytes = 0;
+  char* staging = nullptr;  // pinned memory on the way between the CPU and a GPU, with its size
+  int64_t staging_bytes = 0;
 };
 
 // Guarantees:
 //   - A task is enqueued only after all its predecessors on streams were enqueued and all others are done.
 //   - Before it, its stream is made to wait for every predecessor on another stream not yet known to precede it.
-//   - An event is recorded only when some stream has to wait; same-stream edges cost nothing.
+//   - An event is recorded only when some stream, or the host, has to wait; same-stream edges cost nothing.
 class Streams {
  public:
   explicit Streams(Executor& executor) : executor_(executor) {}
@@ -38,6 +47,10 @@ class Streams {
   void launch(uint32_t slot, Worker* worker);
   void note_wait(StreamInfo* info, uint16_t stream, uint64_t position);
   StreamStats stats();
+  // Runs the body of a task of the serial engine, to its end; returns its code.
+  virtual int32_t run_here(uint32_t, char**, int64_t*) { return 0; }
+  // Memory that the device's allocator refused: waits for enqueued work that may free some. nullptr: there is none.
+  virtual char* wait_for_memory(Device*, int64_t) { return nullptr; }
   virtual void stop() = 0;
 
  protected:
@@ -52,10 +65,13 @@ class Streams {
     std::vector<uint64_t> event_clock;  // this stream's clock when that event was recorded
   };
 
-  // The device's side, called under mutex_.
-  virtual void enqueue_task(uint16_t stream, uint32_t slot, std::vector<char*> data, int64_t refused_bytes) = 0;
+  // Makes ready what the launch needs; may block. Not under mutex_.
+  virtual Prepared prepare(uint32_t slot);
+  // The device's side, called under mutex_. A wait is for the last event recorded on `source`.
+  virtual void enqueue_task(uint16_t stream, uint32_t slot, Prepared prepared) = 0;
   virtual void enqueue_record(uint16_t stream, uint64_t event) = 0;
-  virtual void enqueue_wait(uint16_t stream, uint64_t event) = 0;
+  virtual void enqueue_wait(uint16_t stream, uint16_t source, uint64_t event) = 0;
+  void record_event(uint16_t stream);
 
   Executor& executor_;
   std::mutex mutex_;
@@ -79,9 +95,9 @@ class SimulatedStreams : public Streams {
   void stop() override;
 
  protected:
-  void enqueue_task(uint16_t stream, uint32_t slot, std::vector<char*> data, int64_t refused_bytes) override;
+  void enqueue_task(uint16_t stream, uint32_t slot, Prepared prepared) override;
   void enqueue_record(uint16_t stream, uint64_t event) override;
-  void enqueue_wait(uint16_t stream, uint64_t event) override;
+  void enqueue_wait(uint16_t stream, uint16_t source, uint64_t event) override;
 
  private:
   struct Command {
@@ -89,8 +105,7 @@ class SimulatedStreams : public Streams {
     uint32_t slot = 0;
     uint64_t event = 0;
     uint64_t order = 0;
-    std::vector<char*> data;
-    int64_t refused_bytes = 0;
+    Prepared prepared;
   };
   void enqueue(uint16_t stream, Command command);
   bool runnable(const Command& command) const;

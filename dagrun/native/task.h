@@ -31,6 +31,14 @@ struct OperandSpec {
   uint16_t index = 0;  // which operand of the operation (outputs first)
 };
 
+// What a GPU runs instead of a function: one launch with its geometry, a product, or a copy. Immutable, like its body.
+struct Kernel {
+  enum Kind : uint8_t { kLaunch, kGemm, kCopy } kind = kLaunch;
+  void* function = nullptr;  // of a launch: a CUfunction of the body's GPU
+  uint32_t blocks = 0, threads = 0, shared_bytes = 0;
+  int dtype = 0, compute = 0;  // of a product: cudaDataType, cublasComputeType_t
+};
+
 // The part of a task that many tasks share. Immutable once used; outlives every task that names it.
 struct Body {
   Function function = nullptr;  // nullptr: a Python callable in the arguments, or nothing to do
@@ -46,6 +54,8 @@ struct Body {
   uint32_t piece = 0;       // which body of its operation, of how many; they have consecutive sequence numbers
   uint32_t pieces = 1;
   void* owner = nullptr;    // the signature, for error messages
+  std::shared_ptr<const Kernel> kernel;  // on a GPU
+  bool hands_scalars = false;  // the Python callable gets the scalars' bytes too
 };
 
 // States and their transitions. This table is the only place that knows them; see `allowed` in executor.cpp.
@@ -82,7 +92,7 @@ struct alignas(64) Task {
 };
 static_assert(sizeof(Task) == 64, "a task must stay in one cache line");
 
-enum TaskFlags : uint8_t { kLinkBlock = 1, kOwned = 2, kStreamed = 4, kHasArguments = 16 };
+enum TaskFlags : uint8_t { kLinkBlock = 1, kOwned = 2, kStreamed = 4, kCrosses = 8, kHasArguments = 16 };  // kCrosses: a GPU's copy from or to the CPU
 
 struct Operand {
   Buffer* buffer = nullptr;
@@ -106,6 +116,12 @@ struct Arguments {
   uint16_t stream_index = 0;      // that stream
 };
 
+// An array that was there when memory ran out.
+struct Holding {
+  int64_t nbytes;
+  uint32_t name, site;  // of what wrote it last
+};
+
 // Why a task failed. Shared by every region it poisoned; the exception (a PyObject*) is given back through the engine.
 struct Failure {
   uint64_t sequence = 0;
@@ -116,12 +132,15 @@ struct Failure {
   int64_t details[4] = {};
   void* exception = nullptr;
   void* owner = nullptr;  // the signature: explains the code
+  std::vector<Holding> holdings;  // the largest arrays of a GPU that is out of memory
   std::atomic<bool> delivered{false};
 };
 
 // Code of a failure that no body returned.
 constexpr int32_t kOutOfMemory = -1;   // details: bytes asked for
 constexpr int32_t kRaised = -2;        // exception holds what a Python body raised
+constexpr int32_t kDeviceFault = -3;   // the GPU is lost. details: CUresult, interned text
+constexpr int32_t kRefused = -4;       // the GPU's driver refused this launch. details: CUresult, interned text
 
 struct Poison {
   Region region;

@@ -75,20 +75,24 @@ PyObject* failure_dict(const Failure& failure) {
   auto* operation = static_cast<Operation*>(failure.owner);
   PyObject* explain = operation && operation->explain ? operation->explain : Py_None;
   PyObject* exception = failure.exception ? static_cast<PyObject*>(failure.exception) : Py_None;
-  return Py_BuildValue("{s:K,s:s,s:s,s:s,s:N,s:i,s:N,s:O,s:O,s:O}", "sequence", (unsigned long long)failure.sequence,
+  PyObject* holdings = PyTuple_New(static_cast<Py_ssize_t>(failure.holdings.size()));
+  for (size_t i = 0; i < failure.holdings.size(); i++) {
+    const Holding& h = failure.holdings[i];
+    PyTuple_SET_ITEM(holdings, static_cast<Py_ssize_t>(i),
+                     Py_BuildValue("LsN", (long long)h.nbytes, executor.text(h.name).c_str(), describe_site(h.site)));
+  }
+  const bool of_driver = failure.code == kDeviceFault || failure.code == kRefused;
+  return Py_BuildValue("{s:K,s:s,s:s,s:s,s:N,s:i,s:N,s:O,s:O,s:O,s:N,s:s}", "sequence", (unsigned long long)failure.sequence,
                        "name", executor.text(failure.name).c_str(), "shapes", executor.text(failure.shapes).c_str(),
                        "device", executor.device(failure.device)->name.c_str(), "site", site, "code", failure.code,
                        "details", details, "explain", explain, "exception", exception, "delivered",
-                       failure.delivered ? Py_True : Py_False);
+                       failure.delivered ? Py_True : Py_False, "holdings", holdings, "driver",
+                       of_driver ? executor.text(static_cast<uint32_t>(failure.details[1])).c_str() : "");
 }
 
 // The sequence number of the first task of the operation that failed.
 static uint64_t first_piece(const Failure& failure) {
-  const auto& bodies = static_cast<const Operation*>(failure.owner)->bodies;
-  for (size_t i = 0; i < bodies.size(); i++) {
-    if (bodies[i].get() == failure.body) return failure.sequence - i;
-  }
-  return failure.sequence;
+  return failure.sequence - failure.body->piece;
 }
 
 void raise_failure(const std::shared_ptr<Failure>& failure) {
@@ -197,7 +201,12 @@ int run_python_body(const Body* body, Arguments& arguments, char**, Failure* fai
                      Py_BuildValue("NL", memory, (long long)(operand.offset + specs[i].offset)));
   }
   in_task = true;
-  PyObject* result = operands ? PyObject_CallOneArg(static_cast<PyObject*>(arguments.callable), operands) : nullptr;
+  PyObject* scalars = body->hands_scalars
+                          ? PyBytes_FromStringAndSize(reinterpret_cast<const char*>(arguments.scalars), 8 * arguments.scalar_count)
+                          : nullptr;
+  PyObject* result = operands ? PyObject_CallFunctionObjArgs(static_cast<PyObject*>(arguments.callable), operands, scalars, nullptr)
+                              : nullptr;
+  Py_XDECREF(scalars);
   in_task = false;
   Py_XDECREF(operands);
   if (result) {

@@ -5,7 +5,7 @@ weight. So the gradients of each of the three are the other two, to any order. I
 columns), weights (outputs, channels of a group, kernel rows, kernel columns).
 
 How the work is cut depends on shapes alone: images into tasks, and within a task into chunks whose columns fit the
-cache (see `codegen.convolution`).
+cache (see `codegen.convolution`). For CUDA columns and products are tasks of their own (see `columns`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ import numpy as np
 from dagrun.array import Array
 from dagrun.codegen.convolution import Geometry, convolution_kernel, convolution_params
 from dagrun.codegen.reduction import reduction_kernel, reduction_params
+from dagrun.codegen.target import target
 from dagrun.core import device_index
+from dagrun.ops.columns import forward_bodies, input_bodies, scratch_nbytes, weight_bodies
 from dagrun.ops.cutting import cut
 from dagrun.ops.elementwise import copied
 from dagrun.ops.gathering import zero_bodies
@@ -243,6 +245,8 @@ def _image_bodies(
     kind: str, x: Any, y: Any, weight: Any, bias: bool, geometry: Geometry, groups: int
 ) -> tuple[Body, ...]:
     """The tasks of `convolve` and `spread`: pieces of the batch."""
+    if target() == "cuda":  # no images
+        return (_nothing(convolution_kernel("unfold", x.dtype), geometry),)
     own = _Cut(kind, geometry, groups, x.shape[0], x.shape[1], y.shape[1], x.dtype)
     address = convolution_kernel(kind, x.dtype, bias)
     words = _words(x, y, weight, groups, own)
@@ -303,6 +307,8 @@ def _weight_bodies(weight: Any, y: Any, x: Any, geometry: Geometry, groups: int)
 
 
 def _scratch(kind: str, x: tuple[int, ...], outputs: int, geometry: Geometry, groups: int, dtype: Any) -> Any:
+    if target() == "cuda":
+        return (scratch_nbytes(kind, x, outputs, geometry, groups, dtype),), _BYTE
     own = _Cut(kind, geometry, groups, x[0], x[1], outputs, dtype)
     return (own.nbytes,), _BYTE
 
@@ -360,22 +366,41 @@ _CONVOLVE_RULES = Gradients(
     lambda g: sum(g, axis=(0, 2, 3)),
     operands=("x", "w", "b"),
 )
+
+
+def _lower_convolve(outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], **how: Any) -> Any:
+    (y, scratch), (x, w, *bias) = outputs, inputs
+    if target() == "cuda" and x.shape[0]:
+        return forward_bodies(x, y, w, bool(bias), scratch, **how)
+    return _image_bodies("forward", x, y, w, bool(bias), **how)
+
+
+def _lower_spread(outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], **how: Any) -> Any:
+    (x, scratch), (y, w) = outputs, inputs
+    if target() == "cuda" and x.shape[0]:
+        return input_bodies(x, y, w, scratch, **how)
+    return _image_bodies("to_input", x, y, w, False, **how)
+
+
+def _lower_correlate(outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], **how: Any) -> Any:
+    (weight, scratch), (y, x) = outputs, inputs
+    if target() == "cuda" and x.shape[0]:
+        return weight_bodies(weight, y, x, scratch, **how)
+    return _weight_bodies(weight, y, x, **how)
+
+
 CONVOLVE = Operator(
     "convolve",
     _infer_convolve,
     _with_scratch(_infer_convolve, _numpy_convolve),
-    lambda outputs, inputs, scalars, geometry, groups: _image_bodies(
-        "forward", inputs[0], outputs[0], inputs[1], len(inputs) > 2, geometry, groups
-    ),
+    _lower_convolve,
     grad=_CONVOLVE_RULES,
 )
 SPREAD = Operator(
     "convolve_transposed",
     _infer_spread,
     _with_scratch(_infer_spread, _numpy_spread),
-    lambda outputs, inputs, scalars, geometry, groups: _image_bodies(
-        "to_input", outputs[0], inputs[0], inputs[1], False, geometry, groups
-    ),
+    _lower_spread,
     grad=Gradients(
         lambda g, w, call: convolve(g, w, None, call["geometry"], call["groups"]),
         lambda g, a, call: correlate(a, g, call["geometry"], call["groups"]),
@@ -386,9 +411,7 @@ CORRELATE = Operator(
     "convolve_weight",
     _infer_correlate,
     _with_scratch(_infer_correlate, _numpy_correlate),
-    lambda outputs, inputs, scalars, geometry, groups: _weight_bodies(
-        outputs[0], inputs[0], inputs[1], geometry, groups
-    ),
+    _lower_correlate,
     grad=Gradients(
         lambda g, x, call: convolve(x, g, None, call["geometry"], call["groups"]),
         lambda g, a, call: spread(a, g, call["geometry"], call["groups"]),

@@ -74,7 +74,9 @@ def custom_op(
 
     @cache
     def operator_of(count: int) -> Operator:
-        return Operator(title, specs, compute, grad=None if grad is None else _gradients(grad, count, title))
+        return Operator(
+            title, specs, compute, grad=None if grad is None else _gradients(grad, count, title), on_host=True
+        )
 
     def call(*arrays: Any, **options: Any) -> Any:
         if not arrays:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dagrun.array import Array, as_array, asarray, extend
+from dagrun.array import Array, as_array, asarray, extend, host_view
 from dagrun.core import device_index, native
 from dagrun.ops.elementwise import MOST_PLANS
 from dagrun.ops.gathering import dense_shape, gather_bodies, walk_along, walk_of_indices
@@ -204,7 +204,7 @@ def _positions(x: Array, mask: Any, axis: int) -> tuple[np.ndarray[Any, Any], ..
                 f"boolean index of shape {mask.shape} does not match the array of shape {x.shape}: "
                 f"axis {place} has size {x.shape[place]}, the mask {length}"
             )
-    return np.nonzero(mask.numpy(copy=False) if isinstance(mask, Array) else mask)
+    return np.nonzero(host_view(mask) if isinstance(mask, Array) else mask)
 
 
 def getitem(x: Array, key: Any, /) -> Array:
@@ -224,7 +224,7 @@ def getitem(x: Array, key: Any, /) -> Array:
 def check_indices(chosen: Selection) -> None:
     """Raises what NumPy would for a selection without elements, which leaves nothing that could be waited for."""
     probe = np.broadcast_to(np.empty((), np.bool_), chosen.view.shape)
-    indices_first(np, probe, chosen.axes)[tuple(index.numpy(copy=False) for index in chosen.arrays)]
+    indices_first(np, probe, chosen.axes)[tuple(host_view(index) for index in chosen.arrays)]
 
 
 # ---- take

@@ -10,14 +10,28 @@ import numpy as np
 
 from dagrun.array import Array, as_array, as_dtype, extend
 from dagrun.codegen.elementwise import elementwise
-from dagrun.core import device_index
+from dagrun.core import device_index, native
 from dagrun.devices import Device
 from dagrun.devices import device as find_device
 from dagrun.ops.elementwise import CAST, MOST_PLANS, copied, elementwise_bodies
-from dagrun.record import Body, Gradients, Known, Operator, apply, signature_for, submit
+from dagrun.record import (
+    Body,
+    Gradients,
+    Known,
+    Operator,
+    apply,
+    composed,
+    crossing_bodies,
+    layout,
+    signature_for,
+    submit,
+)
 
 
 def _lower_copy(outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any]) -> tuple[Body, ...]:
+    crossing = crossing_bodies(outputs[0], inputs[0], layout)
+    if crossing is not None:
+        return crossing
     dtype = outputs[0].dtype
     return elementwise_bodies(elementwise("cast", [dtype], dtype, dtype), outputs[0], inputs)
 
@@ -44,7 +58,30 @@ def to_device(x: Array, where: str | Device, /) -> Array:
     target = find_device(where)
     if target is x.device:
         return x
-    return apply(TO_DEVICE, (x,), device_index(target))
+    if target.kind != "cuda" and x.device.kind != "cuda":
+        return apply(TO_DEVICE, (x,), device_index(target))
+    if not x._layout.contiguous:
+        x = copied(x)
+    if target.kind == "cuda":
+        return apply(TO_DEVICE, (x,), device_index(target))
+    result: Array = composed("to_device", _BACK, _fetched, (x,), where=target, origin=x.device)
+    return result
+
+
+def _fetched(x: Array, where: Device, origin: Device) -> Array:
+    """A copy of a GPU's array elsewhere: the GPU's streams make it."""
+    made = native.empty(layout(x.dtype, x.shape), device_index(where))
+    apply(TO_DEVICE, (x,), device_index(x.device), outputs=(made,))
+    return made
+
+
+_BACK = Gradients(lambda g, call: to_device(g, call["origin"]))
+
+
+def copy_across(operator: Operator, source: Array, target: Array) -> None:
+    """Records a copy of contiguous elements into an array of any device; `crossing_bodies` lowers the operator."""
+    by = source if source.device.kind == "cuda" and target.device.kind != "cuda" else target
+    apply(operator, (source,), device_index(by.device), outputs=(target,))
 
 
 @lru_cache(MOST_PLANS)

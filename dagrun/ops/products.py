@@ -7,6 +7,7 @@ from typing import Any
 
 from dagrun.codegen.gemm import gemm_kernel, gemm_params
 from dagrun.codegen.plain_gemm import plain_gemm_kernel, plain_gemm_params
+from dagrun.codegen.target import target
 from dagrun.ops.cutting import cut
 from dagrun.ops.elementwise import broadcast_strides
 from dagrun.record import OVERWRITE, WRITE, Body, Operand, layout
@@ -26,7 +27,7 @@ def pieces_of(m: int, n: int, k: int) -> tuple[int, int]:
     ((-1, 2), (-2, 4), (-2, 1))
     """
     axis, longer = (-2, m) if m >= n else (-1, n)
-    return axis, 1 if m * n * k < WHOLE else min(MOST_PIECES, max(2, longer // LENGTH))
+    return axis, 1 if m * n * k < WHOLE or target() == "cuda" else min(MOST_PIECES, max(2, longer // LENGTH))
 
 
 def product_bodies(output: Any, a: Any, b: Any) -> tuple[Body, ...] | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dagrun.array import Array, as_array, extend, is_weak
+from dagrun.array import Array, as_array, extend, host_view, is_weak
 from dagrun.core import native
 from dagrun.ops import (
     assignment,
@@ -104,7 +104,7 @@ def array_ufunc(self: Array, ufunc: np.ufunc, method: str, *inputs: Any, **optio
         if type(target) is Array:
             target[...] = result
         else:
-            np.copyto(target, result.numpy(copy=False), casting="same_kind")
+            np.copyto(target, host_view(result), casting="same_kind")
         return target
     if any(part is not None for part in out):
         options["out"] = out
@@ -132,7 +132,7 @@ def _takes(function: Callable[..., Any], count: int, options: Mapping[str, Any])
 def _numpy(value: Any) -> Any:
     """A value with the dagrun arrays in it as read-only NumPy arrays; waits for them."""
     if type(value) is Array:
-        return value.numpy(copy=False)
+        return host_view(value)
     if type(value) in (list, tuple):
         return type(value)(map(_numpy, value))
     return value

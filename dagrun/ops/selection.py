@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dagrun.array import Array, asarray, extend, is_weak
+from dagrun.array import Array, asarray, extend, host_view, is_weak
 from dagrun.ops.elementwise import make, plan, record
 from dagrun.ops.mathematics import maximum, minimum, positive
 from dagrun.ops.promotion import Kind, bounds, by_ufunc
@@ -99,13 +99,13 @@ def nonzero(x: Any, /) -> tuple[Array, ...]:
     (array([1, 3]),)
     """
     x = x if isinstance(x, Array) else asarray(x)
-    return tuple(asarray(positions, device=x.device) for positions in np.nonzero(x.numpy(copy=False)))
+    return tuple(asarray(positions, device=x.device) for positions in np.nonzero(host_view(x)))
 
 
 def argwhere(x: Any, /) -> Array:
     """Positions of the elements that are not zero, one per row. Their number depends on values: this waits."""
     x = x if isinstance(x, Array) else asarray(x)
-    return asarray(np.argwhere(x.numpy(copy=False)), device=x.device)
+    return asarray(np.argwhere(host_view(x)), device=x.device)
 
 
 extend(

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from dagrun.array import Array, as_array, asarray, extend
+from dagrun.array import Array, as_array, asarray, extend, host_view
 from dagrun.codegen.layout import pack
+from dagrun.codegen.target import target
 from dagrun.core import device_index, native
 from dagrun.ops.cutting import cut
 from dagrun.ops.elementwise import cast_into, copied
@@ -56,6 +57,8 @@ def _lower_argsort(
 
 def _sort_bodies(output: Any, source: Any, axis: int, descending: bool, *, positions: bool) -> tuple[Body, ...] | None:
     """The tasks of a sort: each takes whole lines."""
+    if target() == "cuda":
+        return None  # CuPy sorts
     address = native.sorter(source.dtype.kind, source.dtype.itemsize, positions)
     if not address or source.shape[axis] >= MOST_LENGTH:
         return None
@@ -153,6 +156,8 @@ def _lower_search(
     outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], *, side: str
 ) -> tuple[Body, ...] | None:
     """Each task takes some of the elements, which are contiguous."""
+    if target() == "cuda":
+        return None  # CuPy searches
     line, wanted = inputs
     address = native.searcher(line.dtype.kind, line.dtype.itemsize)
     if not address:
@@ -209,7 +214,7 @@ def unique(x: Any, /, return_index: bool = False, return_inverse: bool = False, 
     x = as_array(x)
     follows = x.requires_grad and native.gradients()
     extras: Any = {"return_inverse": return_inverse, "return_counts": return_counts}
-    found: Any = np.unique(x.numpy(copy=False), return_index=return_index or follows, **extras)
+    found: Any = np.unique(host_view(x), return_index=return_index or follows, **extras)
     if not isinstance(found, tuple):
         return asarray(found, device=x.device)
     values, *rest = (asarray(part, device=x.device) for part in found)

@@ -16,7 +16,7 @@ import numpy as np
 from dagrun.array import Array
 from dagrun.codegen.expression import Input, Scalar, cast, topological
 from dagrun.codegen.symbols import Symbol, Symbols
-from dagrun.codegen.updates import update_kernel, update_params
+from dagrun.codegen.updates import most_sets, update_kernel, update_params
 from dagrun.core import device_index
 from dagrun.ops.cutting import PIECE_BYTES, cut
 from dagrun.ops.elementwise import MOST_PLANS, cast_into, check_writable, copied
@@ -87,8 +87,21 @@ def _operator(name: str, formula: Formula, written: int) -> Operator:
         moved = sum(view.nbytes for views in chosen for view in views)
         modes = [WRITE | OVERWRITE if k in overwritten else READ | WRITE for k in range(written)] + [READ] * read
         if sets > 1:
-            uses = tuple(Operand(index, mode) for indices in own for index, mode in zip(indices, modes, strict=True))
-            return (Body(address, update_params([views[0].size for views in chosen]), beside + uses, moved),)
+            most = most_sets(written + read, shared)
+            return tuple(
+                Body(
+                    address,
+                    update_params([views[0].size for views in chosen[start : start + most]]),
+                    beside
+                    + tuple(
+                        Operand(index, mode)
+                        for indices in own[start : start + most]
+                        for index, mode in zip(indices, modes, strict=True)
+                    ),
+                    moved * len(chosen[start : start + most]) // sets,
+                )
+                for start in range(0, sets, most)
+            )
         ((views, indices),) = zip(chosen, own, strict=True)
         size = views[0].size
         bodies = []

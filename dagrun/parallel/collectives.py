@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dagrun.array import Array
-from dagrun.core import device_index
 from dagrun.devices import Device
 from dagrun.devices import device as find_device
 from dagrun.errors import DeviceError
 from dagrun.ops.creation import empty
 from dagrun.ops.joining import concatenate
 from dagrun.ops.manipulation import reshape
-from dagrun.ops.movement import to_device
-from dagrun.parallel.ring import bounds, check, chunks, flat, gather_operator, part, reduce_operator
-from dagrun.record import apply
+from dagrun.ops.movement import copy_across, to_device
+from dagrun.parallel.ring import add_chunks, bounds, check, chunks, flat, gather_operator, part
 
 
 def broadcast(x: Array, devices: Sequence[str | Device]) -> list[Array]:
@@ -67,16 +65,14 @@ def reduce_scatter(arrays: Sequence[Array], *, priority: int = 0) -> list[Array]
 
 def _sum_into(total: Array, at: int, lines: Sequence[Array], start: int, stop: int, priority: int) -> None:
     """Adds the elements [start, stop) of all lines, in their order, into the elements of `total` from `at` on."""
-    add, move = reduce_operator(priority), gather_operator(priority)
-    where = device_index(total.device)
     for low, high in chunks(start, stop, total.itemsize):
         own = part(total, at + low - start, at + high - start)
         if len(lines) == 1:
-            apply(move, (part(lines[0], low, high),), where, outputs=(own,))
+            copy_across(gather_operator(priority), part(lines[0], low, high), own)
             continue
-        apply(add, (part(lines[0], low, high), part(lines[1], low, high)), where, outputs=(own,))
+        add_chunks(own, part(lines[0], low, high), part(lines[1], low, high), priority)
         for line in lines[2:]:
-            apply(add, (own, part(line, low, high)), where, outputs=(own,))
+            add_chunks(own, own, part(line, low, high), priority)
 
 
 def ordered_all_reduce(
@@ -105,12 +101,7 @@ def ordered_all_reduce(
     for d, total in enumerate(totals):
         for other, (start, stop) in enumerate(segments):
             for low, high in chunks(start, stop, total.itemsize) if other != d else ():
-                apply(
-                    move,
-                    (part(totals[other], low, high),),
-                    device_index(total.device),
-                    outputs=(part(total, low, high),),
-                )
+                copy_across(move, part(totals[other], low, high), part(total, low, high))
     return [reshape(total, arrays[0].shape) for total in totals]
 
 

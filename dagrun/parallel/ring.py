@@ -20,8 +20,20 @@ from dagrun.devices import Device
 from dagrun.errors import DeviceError
 from dagrun.ops.creation import empty, zeros_like
 from dagrun.ops.manipulation import reshape, view
-from dagrun.ops.movement import copy, to_device
-from dagrun.record import OVERWRITE, READ, WRITE, Body, Gradients, Operand, Operator, apply, composed
+from dagrun.ops.movement import copy, copy_across, to_device
+from dagrun.record import (
+    OVERWRITE,
+    READ,
+    WRITE,
+    Body,
+    Gradients,
+    Operand,
+    Operator,
+    apply,
+    composed,
+    crossing_bodies,
+    layout,
+)
 
 CHUNK_BYTES = 1 << 18  # half of a common second-level cache, for the one read and the one written
 
@@ -37,6 +49,9 @@ def _lower_add(outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[
 
 
 def _lower_copy(outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any]) -> tuple[Body, ...]:
+    crossing = crossing_bodies(outputs[0], inputs[0], layout)
+    if crossing is not None:
+        return crossing
     dtype = outputs[0].dtype
     address = elementwise("cast", [dtype], dtype, dtype)
     params = elementwise_params(outputs[0].shape, [outputs[0].strides, inputs[0].strides], [dtype.itemsize] * 2)
@@ -112,6 +127,16 @@ def part(line: Array, start: int, stop: int) -> Array:
     return view(line, (stop - start,), (line.itemsize,), start * line.itemsize)
 
 
+def add_chunks(target: Array, left: Array, right: Array, priority: int) -> None:
+    """Records `target[...] = left + right`, wherever these lie. What lies on a GPU, or goes to one, travels first."""
+    place = target.device
+    operands = tuple(
+        to_device(x, place) if x.device is not place and "cuda" in (x.device.kind, place.kind) else x
+        for x in (left, right)
+    )
+    apply(reduce_operator(priority), operands, device_index(place), outputs=(target,))
+
+
 def all_reduce(arrays: Sequence[Array], *, priority: int = 0) -> list[Array]:
     """The elementwise sum of arrays on different devices, as a list with the sum on each device.
 
@@ -149,20 +174,18 @@ _GRADIENTS = Gradients(joint=_sum_of_gradients)
 def _all_reduce(*arrays: Array, devices: tuple[Device, ...], priority: int) -> tuple[Array, ...]:
     n = len(arrays)
     sources = [flat(array) for array in arrays]
-    indices = [device_index(array.device) for array in arrays]
     sums = [empty(source.shape, source.dtype, device=source.device) for source in sources]
     itemsize, size = sources[0].itemsize, sources[0].size
-    add, move = reduce_operator(priority), gather_operator(priority)
     segments = bounds(size, n)
     for step in range(n - 1):
         for d in range(n):
             left = (d - 1) % n
             for low, high in chunks(*segments[(d - step - 1) % n], itemsize):
                 incoming = part(sources[left] if step == 0 else sums[left], low, high)
-                apply(add, (part(sources[d], low, high), incoming), indices[d], outputs=(part(sums[d], low, high),))
+                add_chunks(part(sums[d], low, high), part(sources[d], low, high), incoming, priority)
     for step in range(n - 1):
         for d in range(n):
             left = (d - 1) % n
             for low, high in chunks(*segments[(d - step) % n], itemsize):
-                apply(move, (part(sums[left], low, high),), indices[d], outputs=(part(sums[d], low, high),))
+                copy_across(gather_operator(priority), part(sums[left], low, high), part(sums[d], low, high))
     return tuple(reshape(total, arrays[0].shape) for total in sums)

@@ -17,6 +17,7 @@ from dagrun.record.apply import (
     submit,
 )
 from dagrun.record.gradients import ZERO, Gradients, undefined
+from dagrun.record.lowering import crossing_bodies
 from dagrun.record.operator import DONATE, OVERWRITE, READ, WRITE, Body, Operand, Operator
 from dagrun.record.tape import SELECTED, composed
 
@@ -36,6 +37,7 @@ __all__ = [
     "apply",
     "common_device",
     "composed",
+    "crossing_bodies",
     "layout",
     "pack_scalar",
     "scalar_kind",

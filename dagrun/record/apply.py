@@ -15,7 +15,8 @@ from dagrun.core import native
 from dagrun.core.engine import LANES
 from dagrun.errors import DeviceError
 from dagrun.record.gradients import undefined
-from dagrun.record.operator import OVERWRITE, READ, WRITE, Body, Operand, Operator
+from dagrun.record.lowering import compute_on_gpu, uses_of, whole_operands
+from dagrun.record.operator import Body, Operator
 from dagrun.record.tape import Context
 
 MOST_SIGNATURES = 16384  # beyond, the cache starts anew: a program with ever new shapes must not grow for ever
@@ -92,8 +93,12 @@ def _python_body(
     attributes: dict[str, Any],
     values: tuple[Any, ...],
     operands: Any,
+    packed: bytes = b"",
 ) -> None:
     """Runs `compute` on the Python lane: operands are the core's (memory, offset) pairs, outputs first."""
+    if getattr(operands[0][0], "gpu", -1) >= 0:
+        compute_on_gpu(operator, layouts, count, attributes, values, operands)
+        return
     arrays = _arrays_of(operands, layouts)
     outputs, inputs = arrays[:count], arrays[count:]
     with np.errstate(all="ignore"):
@@ -133,10 +138,7 @@ def signature_for(
     run: Callable[..., None] | None = None
     lane = operator.lane
     if bodies is None:
-        mode = READ | WRITE if operator.updates else WRITE | OVERWRITE
-        uses = tuple(Operand(i, mode) for i in range(len(outputs)))
-        uses += tuple(Operand(len(outputs) + i) for i in range(len(inputs)))
-        bodies = (Body(0, b"", uses, 1 << 20),)
+        bodies = (Body(0, b"", whole_operands(operator, len(outputs), len(inputs)), 1 << 20),)
         run = partial(_python_body, operator, outputs + inputs, len(outputs), named)
         lane = "python"
     kind = scalar_kind(scalars[0]) if len(scalars) == 1 else ("-", 0, 0)
@@ -145,21 +147,14 @@ def signature_for(
         describe(inputs, scalars, outputs),
         outputs,
         inputs,
-        tuple(
-            (
-                body.address,
-                body.params,
-                body.cost,
-                tuple((use.index, use.offset, use.mode, use.layout) for use in body.operands),
-            )
-            for body in bodies
-        ),
+        tuple((body.address, body.params, body.cost, uses_of(body)) for body in bodies),
         LANES[lane],
         operator.priority,
         len(scalars) if run is None else 0,
         *kind,
         operator.explain,
     )
+    signature.origin = operator, outputs, inputs, scalars, named
     if any(view.dtype.kind == "f" for view in outputs):
         gradients = operator.grad or undefined(operator.name)
         signature.context = Context(operator.name, gradients, named, scalars, inputs, outputs, operator.updates)

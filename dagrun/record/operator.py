@@ -56,4 +56,5 @@ class Operator:
     grad: Gradients | None = None
     lane: str = "compute"
     priority: int = 0
+    on_host: bool = False  # compute takes NumPy arrays alone, or raises where CuPy would not
     updates: bool = False  # writes into its first result, whose other elements keep their values

@@ -29,7 +29,7 @@ def compile_all(sources: list[Path], flags: list[str], folder: Path) -> Path:
         errors = build.communicate()[1]
         assert build.returncode == 0, f"{made.stem} does not compile:\n{errors}"
     program = folder / "program"
-    linked = run([*COMPILER, *flags, "-pthread", *(str(made) for made, _ in builds), "-o", str(program)])
+    linked = run([*COMPILER, *flags, "-pthread", *(str(made) for made, _ in builds), "-ldl", "-o", str(program)])
     assert linked.returncode == 0, linked.stderr
     return program
 

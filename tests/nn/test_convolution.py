@@ -76,10 +76,10 @@ def test_same_bits_as_one_after_the_other(case: Any) -> None:
     check_serial(lambda: with_gradients(lambda *xs: F.conv2d(*xs, *options), *arrays))
 
 
-def test_large_work_is_cut_into_tasks_of_the_same_values(device: str) -> None:
+def test_large_work_is_cut_into_tasks_of_the_same_values(host_device: str) -> None:
     for case in ((16, 16, (16, 16), 32, (3, 3), 1, 1, 1, 1), (24, 160, (4, 4), 176, (3, 3), 1, 1, 1, 1)):
         (x, w, b), options = operands(case, "float32")
-        leaves = [dr.asarray(a, device=device, requires_grad=True) for a in (x, w, b)]
+        leaves = [dr.asarray(a, device=host_device, requires_grad=True) for a in (x, w, b)]
         with tracing() as records:
             y = F.conv2d(*leaves, *options)
             y.backward(dr.ones_like(y))

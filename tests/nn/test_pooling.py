@@ -144,9 +144,9 @@ def test_nan_wins() -> None:
         assert np.isnan(y).sum() == sum(bool(np.isnan(x[0, 0, i : i + 2, j : j + 2]).any()) for i, j in places)
 
 
-def test_many_planes_are_many_tasks_with_the_bits_of_one(device: str) -> None:
+def test_many_planes_are_many_tasks_with_the_bits_of_one(host_device: str) -> None:
     x = np.random.default_rng(0).standard_normal((64, 16, 32, 32), dtype=np.float32)
-    leaf = dr.asarray(x, device=device, requires_grad=True)
+    leaf = dr.asarray(x, device=host_device, requires_grad=True)
     with tracing() as records:
         y = F.max_pool2d(leaf, 3, 2, 1) + F.avg_pool2d(leaf, 3, 2, 1)
         y.backward(dr.ones_like(y))
@@ -155,8 +155,8 @@ def test_many_planes_are_many_tasks_with_the_bits_of_one(device: str) -> None:
         own = [r for r in records if r.name == name]
         assert len(own) > 1 and {r.lane for r in own} == {"compute"}, name
     check_serial(lambda: with_gradients(lambda a: F.max_pool2d(a, 3, 2, 1) + F.avg_pool2d(a, 3, 2, 1), x))
-    part = with_gradients(lambda a: F.max_pool2d(a, 3, 2, 1), x[:1], device=device)
-    whole = with_gradients(lambda a: F.max_pool2d(a, 3, 2, 1), x, device=device)
+    part = with_gradients(lambda a: F.max_pool2d(a, 3, 2, 1), x[:1], device=host_device)
+    whole = with_gradients(lambda a: F.max_pool2d(a, 3, 2, 1), x, device=host_device)
     for a, b in zip(part, whole, strict=True):
         np.testing.assert_array_equal(a.numpy()[0], b.numpy()[0])
 

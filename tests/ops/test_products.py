@@ -79,7 +79,7 @@ def test_products_without_blas(dtype: str, device: str) -> None:
             for left, right in ((a, b), (np.asfortranarray(a), b), (a, flipped), (a[..., ::-1], np.asfortranarray(b))):
                 with np.errstate(all="ignore"):
                     check_same(placed(left, device) @ placed(right, device), left @ right, (dtype, first))
-    assert {record.lane for record in records} == {"compute"}
+    assert "python" not in {record.lane for record in records}
 
 
 def test_large_products_of_integers_are_cut() -> None:

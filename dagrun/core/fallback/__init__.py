@@ -353,6 +353,8 @@ def _describe(failure: Failure) -> dict[str, Any]:
         "explain": failure.body.explain,
         "exception": failure.exception,
         "delivered": failure.delivered,
+        "holdings": (),
+        "driver": "",
     }
 
 
@@ -414,9 +416,9 @@ def in_task() -> bool:
 
 def set_hooks(
     binary_slow: Any = _KEEP, make_error: Any = _KEEP, start: Any = _KEEP, gradient_hook: Any = _KEEP,
-    view_hook: Any = _KEEP, write_guard: Any = _KEEP, scalar_types: Any = _KEEP,
+    view_hook: Any = _KEEP, write_guard: Any = _KEEP, scalar_types: Any = _KEEP, lower: Any = _KEEP,
 ) -> None:  # fmt: skip
-    """Registers what the layers above provide."""
+    """Registers what the layers above provide; `lower` serves GPUs, which this core has none of."""
     given = {
         "binary_slow": binary_slow, "make_error": make_error, "start": start, "gradient_hook": gradient_hook,
         "view_hook": view_hook, "write_guard": write_guard, "scalar_types": scalar_types,

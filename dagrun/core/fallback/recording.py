@@ -81,7 +81,18 @@ class Signature:
     bodies: tuple of (address, params, cost, operands), operands: tuple of (index, offset, mode, Layout or None).
     """
 
-    __slots__ = ("_bodies", "_high", "_inputs", "_low", "_scalar_count", "_scalar_kind", "context", "name", "outputs")
+    __slots__ = (
+        "_bodies",
+        "_high",
+        "_inputs",
+        "_low",
+        "_scalar_count",
+        "_scalar_kind",
+        "context",
+        "name",
+        "origin",
+        "outputs",
+    )
     context: Any  # what autodiff knows of it; None where results do not depend on operands differentiably
 
     def __init__(
@@ -90,6 +101,7 @@ class Signature:
         explain: object, /,
     ) -> None:  # fmt: skip
         self.name, self.outputs, self._inputs, self.context = name, outputs, inputs, None
+        self.origin: Any = None  # what the layer above lowers it from
         self._scalar_count, self._scalar_kind, self._low, self._high = scalar_count, scalar_kind[:1], low, high
         layouts = (*outputs, *inputs)
         for item in layouts:

@@ -20,6 +20,7 @@ def poison(lab: Lab) -> Any:
     assert lab.error_of(child) == lab.error_of(bad) == first
     assert set(first) == {
         "sequence", "name", "shapes", "device", "site", "code", "details", "explain", "exception", "delivered",
+        "holdings", "driver",
     }  # fmt: skip
     assert first["site"][0].endswith("lab.py") and first["site"][2] == "Lab.record"
     assert lab.values(free) == [1, 2, 3, 4, 5, 6, 7, 8]

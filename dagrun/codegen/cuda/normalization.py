@@ -1,0 +1,41 @@
+"""Normalisation and its gradient; see kernels/cuda/normalization.cuh."""
+
+from __future__ import annotations
+
+from dagrun.codegen.cuda.emitter import computes, entry_name, function, template_kernel
+from dagrun.codegen.cuda.registry import CudaKernel, Launch, grid, known, register, words_of
+from dagrun.codegen.values import ITEMSIZE, Value
+
+_TEMPLATES = {"forward": "normalize", "backward": "normalize_back"}
+_MOST_THREADS = 512
+
+
+def kernel(kind: str, dtype: str, affine: bool) -> int:
+    """Address of the kernel "forward" or "backward"; see codegen/normalization.py."""
+    name = entry_name(_TEMPLATES[kind], f"{dtype} {affine}")
+    return known(name) or register(_normalization(name, kind, dtype, affine))
+
+
+def _slope(shifted: Value) -> Value:
+    return 1.0 / shifted.emitter.intrinsic("sqrt", shifted)
+
+
+def _normalization(name: str, kind: str, dtype: str, affine: bool) -> CudaKernel:
+    wide = computes(dtype)
+    lanes = 128 // ITEMSIZE[wide]
+    functions = [
+        function("slope", [wide], _slope),
+        f"  static constexpr DAGRUN_METHOD int lanes() {{ return {lanes}; }}",
+        f"  static constexpr DAGRUN_METHOD bool affine() {{ return {str(affine).lower()}; }}",
+    ]
+
+    def launch(params: bytes) -> Launch:
+        kept, segments, length = words_of(params)[:3]
+        threads = 32
+        # Enough groups for the segments, and enough threads to write what they hold.
+        while threads < min(_MOST_THREADS, max(segments * lanes, segments * length // 8)):
+            threads *= 2
+        return Launch(grid(kept, 1).blocks, threads, 2 * ITEMSIZE[wide] * (threads // lanes))
+
+    types = {"Dtype": dtype, "Wide": wide}
+    return CudaKernel(name, template_kernel(name, "normalization.cuh", _TEMPLATES[kind], types, functions), launch)

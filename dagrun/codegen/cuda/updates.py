@@ -1,0 +1,76 @@
+"""Update kernels: several outputs of an element at once, several sets of arrays in a launch; see codegen/updates.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dagrun.codegen.compiler import Unsupported
+from dagrun.codegen.cuda.emitter import CUDA_TYPE, CudaEmitter, entry_name
+from dagrun.codegen.cuda.registry import (
+    MOST_OPERANDS,
+    MOST_SCALARS,
+    CudaKernel,
+    Launch,
+    grid,
+    known,
+    register,
+    words_of,
+)
+from dagrun.codegen.elementwise import lower_all
+from dagrun.codegen.expression import Expression, Scalar, numbered, topological
+from dagrun.codegen.values import Value
+
+
+def kernel(trees: Sequence[Expression], dtypes: Sequence[str], shared: Sequence[str], scalars: int) -> int:
+    """Address of the kernel; see codegen/updates.py."""
+    if len(dtypes) + len(shared) > MOST_OPERANDS or scalars > MOST_SCALARS:
+        raise Unsupported(f"a CUDA kernel takes {MOST_OPERANDS} operands and {MOST_SCALARS} scalars")
+    rows, results = numbered(*trees)
+    head = f"{' '.join(dtypes)}; {' '.join(shared)}; {scalars}; {' '.join(map(str, results))}"
+    name = entry_name("update", "; ".join((head, *(text for text, _, _ in rows))))
+    return known(name) or register(_update(name, trees, dtypes, shared, scalars))
+
+
+def _update(
+    name: str, trees: Sequence[Expression], dtypes: Sequence[str], shared: Sequence[str], scalars: int
+) -> CudaKernel:
+    e = CudaEmitter()
+    e.deeper()
+    e.deeper()
+    inputs = {k: Value(e, f"x{k}", dtype) for k, dtype in enumerate(dtypes)}
+    given = {node.index: node.dtype for node in topological(*trees) if isinstance(node, Scalar)}
+    values = {index: Value(e, f"s{index}", dtype) for index, dtype in given.items()}
+    results = lower_all(e, trees, inputs, values)
+    kinds = [CUDA_TYPE[dtype] for dtype in dtypes]
+    lines = [
+        '#include "dagrun.cuh"',
+        f"DAGRUN_KERNEL({name}) {{",
+        "  using namespace dagrun;",
+        *(f"  const {CUDA_TYPE[dtype]} s{index} = {_given(index, dtype, scalars)};" for index, dtype in given.items()),
+        "  for (i64 set = 0; set < call.params[0]; set++) {",
+        f"    char* const* data = call.data + ({len(shared)} + set * {len(dtypes)});",
+        "    for (i64 i = first_thread(); i < call.params[1 + set]; i += all_threads()) {",
+        *(
+            f"      const {kind} x{k} = load<{kind}>(data[{k}] + i * i64(sizeof({kind})));"
+            for k, kind in enumerate(kinds)
+        ),
+        *filter(None, [e.text(*results)]),
+        *(
+            f"      store<{kinds[k]}>(data[{k}] + i * i64(sizeof({kinds[k]})), {result.name});"
+            for k, result in enumerate(results)
+        ),
+        "    }",
+        "  }",
+        "}",
+    ]
+
+    def launch(params: bytes) -> Launch:
+        return grid(max(words_of(params)[1:], default=0))
+
+    return CudaKernel(name, "\n".join(lines) + "\n", launch)
+
+
+def _given(index: int, dtype: str, scalars: int) -> str:
+    """A per-call value, or the only element of a shared operand."""
+    kind = CUDA_TYPE[dtype]
+    return f"load<{kind}>(call.data[{index - scalars}])" if index >= scalars else f"scalar<{kind}>(call, {index})"

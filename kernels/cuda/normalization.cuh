@@ -1,0 +1,152 @@
+// Normalisation and its gradient: a block of threads for each kept index; params of dagrun/codegen/normalization.py.
+//
+// A group of lanes takes the sum of a segment, as the vectors of the CPU do; several groups work at a time, and the sums
+// of segments are added in order.
+//
+// Op: Dtype, Wide (in which is computed); slope(var + eps) -> Wide; lanes(); affine().
+#pragma once
+#include "lines.cuh"
+
+namespace dagrun {
+
+template <class Op>
+struct Normalization {
+  using Dtype = typename Op::Dtype;
+  using Wide = typename Op::Wide;
+  const Call& call;
+  i64 kept, segments, length;
+  Wide eps, count;
+
+  DAGRUN_METHOD explicit Normalization(const Call& call_) : call(call_) {
+    kept = call.params[0], segments = call.params[1], length = call.params[2];
+    eps = Wide(bits_of<f64>(call.params[3])), count = Wide(segments * length);
+  }
+  // The first element of a segment of operand 0 (y or x'), 1 (x) or 2 (g), whose memory is `base`.
+  DAGRUN_METHOD char* segment(char* base, int operand, i64 k, i64 s) const {
+    return base + k * call.params[4 + 2 * operand] + s * call.params[5 + 2 * operand];
+  }
+  DAGRUN_METHOD static Wide element(const char* segment, i64 i) {
+    return widen(load<Dtype>(segment + i * i64(sizeof(Dtype))));
+  }
+  DAGRUN_METHOD static Wide of(const char* base, i64 k) { return load<Wide>(base + k * i64(sizeof(Wide))); }
+  DAGRUN_METHOD static void put(char* base, i64 k, Wide value) { store(base + k * i64(sizeof(Wide)), value); }
+
+  // SUMS sums over the elements of a kept index; `terms(segment, element, results)` gives the terms.
+  template <int SUMS, class Terms>
+  DAGRUN_METHOD void sums(Terms terms, Wide (&results)[SUMS]) const {
+    constexpr int LANES = Op::lanes();
+    Wide* totals = reinterpret_cast<Wide*>(DAGRUN_SHARED);
+    const int groups = blockDim.x / LANES, group = threadIdx.x / LANES;
+    const int lane = threadIdx.x % LANES, first = threadIdx.x % 32 - lane;
+    const u32 mask = LANES == 32 ? 0xffffffffu : ((1u << (LANES % 32)) - 1) << first;
+    const i64 whole = length & -LANES, rest = length - whole;
+    for (int k = 0; k < SUMS; k++) results[k] = 0;
+    for (i64 start = 0; start < segments; start += groups) {
+      const i64 s = start + group;
+      if (s < segments) {
+        Wide vector[SUMS] = {}, own[SUMS] = {}, left[SUMS] = {}, term[SUMS];
+#pragma unroll 4
+        for (i64 i = lane; i < whole; i += LANES) {
+          terms(s, i, term);
+          for (int k = 0; k < SUMS; k++) vector[k] = vector[k] + term[k];
+        }
+        if (lane < rest) terms(s, whole + lane, own);
+        for (int k = 0; k < SUMS; k++) {
+          for (int half = LANES / 2; half > 0; half /= 2) {
+            vector[k] = vector[k] + __shfl_sync(mask, vector[k], first + (lane + half) % LANES);
+          }
+          for (int i = 0; i < rest; i++) left[k] = left[k] + __shfl_sync(mask, own[k], first + i);
+          if (lane == 0) totals[group * SUMS + k] = vector[k] + left[k];
+        }
+      }
+      __syncthreads();
+      const i64 done = segments - start < groups ? segments - start : groups;
+      for (i64 i = 0; i < done; i++) {  // by every thread, so that all know the sums
+        for (int k = 0; k < SUMS; k++) results[k] = results[k] + totals[i * SUMS + k];
+      }
+      __syncthreads();
+    }
+  }
+
+  // The elements of a kept index of operand 0: value(segment, element).
+  template <class Value>
+  DAGRUN_METHOD void write(char* base, i64 k, Value value) const {
+    for (i64 n = threadIdx.x; n < segments * length; n += blockDim.x) {
+      i64 s, i;
+      divide(n, length, s, i);
+      store(segment(base, 0, k, s) + i * i64(sizeof(Dtype)), narrow<Dtype>(value(s, i)));
+    }
+  }
+};
+
+// y, mean, var, x [, w, b]
+template <class Op>
+DAGRUN_INLINE void normalize(const Call& call) {
+  using Wide = typename Op::Wide;
+  const Normalization<Op> n(call);
+  for (i64 k = blockIdx.x; k < n.kept; k += gridDim.x) {
+    auto x = [&](i64 s, i64 i) { return n.element(n.segment(call.data[3], 1, k, s), i); };
+    Wide mean[1], var[1];
+    n.sums([&](i64 s, i64 i, Wide(&term)[1]) { term[0] = x(s, i); }, mean);
+    mean[0] = mean[0] / n.count;
+    n.sums(
+        [&](i64 s, i64 i, Wide(&term)[1]) {
+          const Wide gap = x(s, i) - mean[0];
+          term[0] = gap * gap;
+        },
+        var);
+    var[0] = var[0] / n.count;
+    if (threadIdx.x == 0) {
+      n.put(call.data[1], k, mean[0]);
+      n.put(call.data[2], k, var[0]);
+    }
+    Wide scale = Op::slope(var[0] + n.eps), shift = 0;
+    if constexpr (Op::affine()) {
+      scale = scale * n.of(call.data[4], k);
+      shift = n.of(call.data[5], k);
+    }
+    n.write(call.data[0], k, [&](i64 s, i64 i) {
+      const Wide made = Wide(x(s, i) - mean[0]) * scale;
+      if constexpr (Op::affine()) {
+        return Wide(made + shift);
+      } else {
+        return made;
+      }
+    });
+  }
+}
+
+// x', g, x, mean, var; or x', w', b', g, x, mean, var, w
+template <class Op>
+DAGRUN_INLINE void normalize_back(const Call& call) {
+  using Wide = typename Op::Wide;
+  constexpr int FIRST = Op::affine() ? 3 : 1;
+  const Normalization<Op> n(call);
+  for (i64 k = blockIdx.x; k < n.kept; k += gridDim.x) {
+    const Wide mean = n.of(call.data[FIRST + 2], k), slope = Op::slope(n.of(call.data[FIRST + 3], k) + n.eps);
+    auto g = [&](i64 s, i64 i) { return n.element(n.segment(call.data[FIRST], 2, k, s), i); };
+    auto standard = [&](i64 s, i64 i) {
+      return Wide(Wide(n.element(n.segment(call.data[FIRST + 1], 1, k, s), i) - mean) * slope);
+    };
+    Wide sums[2], scale = slope;
+    n.sums(
+        [&](i64 s, i64 i, Wide(&term)[2]) {
+          term[0] = g(s, i);
+          term[1] = term[0] * standard(s, i);
+        },
+        sums);
+    if constexpr (Op::affine()) {
+      if (threadIdx.x == 0) {
+        n.put(call.data[1], k, sums[1]);
+        n.put(call.data[2], k, sums[0]);
+      }
+      scale = slope * n.of(call.data[7], k);
+    }
+    const Wide plain = sums[0] / n.count, weighted = sums[1] / n.count;
+    n.write(call.data[0], k, [&](i64 s, i64 i) {
+      return Wide(scale * Wide(Wide(g(s, i) - plain) - Wide(standard(s, i) * weighted)));
+    });
+  }
+}
+
+}  // namespace dagrun

@@ -1,0 +1,217 @@
+// Reductions of any axes of a strided operand, with the tree of dagrun/codegen/reduction.py (which see for the params):
+// runs are cut into blocks of 1024 elements, or of 32 rows; blocks are combined as a binary counter carries. The blocks
+// of a result are computed by several groups of threads at a time; the tree, and so the bits, do not depend on how many.
+//
+// Op: In, Compute, Out; prepare(In) -> Compute; combine(older, newer); identity(); finish(result, count) -> Out; lanes().
+#pragma once
+#include "dagrun.cuh"
+
+namespace dagrun {
+
+constexpr int RUN_BLOCK = 1024, ROW_BLOCK = 32, LEVELS = 56;
+
+struct Reduction {  // the params block
+  i64 variant, kept_dims, reduced_dims, n, stride, m, out_step, count;
+  const i64 *kept, *reduced;
+  DAGRUN_METHOD explicit Reduction(const Call& call) {
+    const i64* words = call.params;
+    variant = words[0], kept_dims = words[1], reduced_dims = words[2], n = words[3], stride = words[4], m = words[5];
+    out_step = words[6], count = words[7];
+    kept = words + 8, reduced = kept + 3 * kept_dims;
+  }
+};
+
+// The binary counter of partial results, older ones first; its levels lie `step` elements apart.
+template <class Op>
+struct Counter {
+  typename Op::Compute* stack;
+  int step;
+
+  // Takes a tree of 2^level blocks after `before` blocks, a multiple of 2^level.
+  DAGRUN_METHOD void push(i64 before, int level, typename Op::Compute value) {
+    for (i64 rest = before >> level; rest & 1; rest >>= 1) value = Op::combine(stack[step * level++], value);
+    stack[step * level] = value;
+  }
+  DAGRUN_METHOD typename Op::Compute fold(i64 blocks) {
+    typename Op::Compute total = Op::identity();
+    for (int level = 0; blocks != 0; level++, blocks >>= 1) {
+      if (blocks & 1) total = Op::combine(stack[step * level], total);
+    }
+    return total;
+  }
+};
+
+// A block of at most 1024 elements, by the threads of a group; the result is that of the group's first thread.
+template <class Op>
+DAGRUN_INLINE typename Op::Compute block_total(const char* place, i64 stride, i64 length) {
+  using Compute = typename Op::Compute;
+  constexpr int LANES = Op::lanes();
+  const int lane = threadIdx.x % LANES, first = threadIdx.x % 32 - lane;
+  const u32 mask = LANES == 32 ? 0xffffffffu : ((1u << (LANES % 32)) - 1) << first;
+  const i64 whole = length & -LANES;
+  Compute total = Op::identity();
+#pragma unroll 8
+  for (i64 i = lane; i < whole; i += LANES) {
+    total = Op::combine(total, Op::prepare(load<typename Op::In>(place + i * stride)));
+  }
+  for (int half = LANES / 2; half > 0; half /= 2) {
+    total = Op::combine(total, Compute(__shfl_sync(mask, total, first + (lane + half) % LANES)));
+  }
+  if (whole == 0) total = Op::identity();
+  const i64 rest = length - whole;
+  Compute own = Op::identity(), left = Op::identity();
+  if (lane < rest) own = Op::prepare(load<typename Op::In>(place + (whole + lane) * stride));
+  for (int i = 0; i < rest; i++) left = Op::combine(left, Compute(__shfl_sync(mask, own, first + i)));
+  return Op::combine(total, left);
+}
+
+// One result at a time for each block of threads; the groups take the blocks of its elements in turn.
+template <class Op>
+DAGRUN_INLINE void reduce_inner(const Call& call, const Reduction& r) {
+  using Compute = typename Op::Compute;
+  constexpr int LANES = Op::lanes();
+  Compute* totals = reinterpret_cast<Compute*>(DAGRUN_SHARED);
+  const int groups = blockDim.x / LANES, group = threadIdx.x / LANES;
+  Counter<Op> counter{totals + groups, 1};
+  int level = 0;
+  while (1 << level < groups) level++;
+  const i64 per_run = (r.n + RUN_BLOCK - 1) / RUN_BLOCK, blocks = per_run * positions(r.reduced, r.reduced_dims, 1);
+  const i64 results = positions(r.kept, r.kept_dims, 2);
+  for (i64 result = blockIdx.x; result < results; result += gridDim.x) {
+    i64 at[2] = {};
+    position<2>(r.kept, r.kept_dims, result, at);
+    for (i64 before = 0; before < blocks; before += groups) {
+      if (before + group < blocks) {
+        i64 run, block, offset[1] = {at[1]};
+        divide(before + group, per_run, run, block);
+        position<1>(r.reduced, r.reduced_dims, run, offset);
+        const i64 rest = r.n - block * RUN_BLOCK;
+        const char* place = call.data[1] + offset[0] + block * RUN_BLOCK * r.stride;
+        const Compute total = block_total<Op>(place, r.stride, rest < RUN_BLOCK ? rest : RUN_BLOCK);
+        if (threadIdx.x % LANES == 0) totals[group] = total;
+      }
+      __syncthreads();
+      if (blocks - before >= groups) {
+        for (int step = 1; step < groups; step *= 2) {
+          if (threadIdx.x < groups && threadIdx.x % (2 * step) == 0) {
+            totals[threadIdx.x] = Op::combine(totals[threadIdx.x], totals[threadIdx.x + step]);
+          }
+          __syncthreads();
+        }
+        if (threadIdx.x == 0) counter.push(before, level, totals[0]);
+      } else if (threadIdx.x == 0) {
+        for (i64 i = 0; i < blocks - before; i++) counter.push(before + i, 0, totals[i]);
+      }
+      __syncthreads();
+    }
+    if (threadIdx.x == 0) store<typename Op::Out>(call.data[0] + at[0], Op::finish(counter.fold(blocks), r.count));
+  }
+}
+
+// 32 neighbouring results at a time for each block of threads, a thread of each group for each.
+template <class Op>
+DAGRUN_INLINE void reduce_outer(const Call& call, const Reduction& r) {
+  using Compute = typename Op::Compute;
+  Compute* totals = reinterpret_cast<Compute*>(DAGRUN_SHARED);
+  const int groups = blockDim.x / 32, group = threadIdx.x / 32, lane = threadIdx.x % 32;
+  Counter<Op> counter{totals + 32 * groups + lane, 32};
+  int level = 0;
+  while (1 << level < groups) level++;
+  const i64 per_run = (r.n + ROW_BLOCK - 1) / ROW_BLOCK, blocks = per_run * positions(r.reduced, r.reduced_dims, 1);
+  const i64 tiles = (r.m + 31) / 32, all = tiles * positions(r.kept, r.kept_dims, 2);
+  for (i64 tile = blockIdx.x; tile < all; tile += gridDim.x) {
+    i64 outer, column, at[2] = {};
+    divide(tile, tiles, outer, column);
+    column = column * 32 + lane;
+    position<2>(r.kept, r.kept_dims, outer, at);
+    for (i64 before = 0; before < blocks; before += groups) {
+      Compute total = Op::identity();
+      if (before + group < blocks && column < r.m) {
+        i64 run, block, offset[1] = {at[1]};
+        divide(before + group, per_run, run, block);
+        position<1>(r.reduced, r.reduced_dims, run, offset);
+        const i64 first = block * ROW_BLOCK, after = first + ROW_BLOCK < r.n ? first + ROW_BLOCK : r.n;
+        const char* place = call.data[1] + offset[0] + column * i64(sizeof(typename Op::In));
+#pragma unroll 8
+        for (i64 i = first; i < after; i++) {
+          total = Op::combine(total, Op::prepare(load<typename Op::In>(place + i * r.stride)));
+        }
+      }
+      totals[threadIdx.x] = total;
+      __syncthreads();
+      if (blocks - before >= groups) {
+        for (int step = 1; step < groups; step *= 2) {
+          if (group % (2 * step) == 0) {
+            totals[threadIdx.x] = Op::combine(totals[threadIdx.x], totals[threadIdx.x + 32 * step]);
+          }
+          __syncthreads();
+        }
+        if (group == 0) counter.push(before, level, totals[lane]);
+      } else if (group == 0) {
+        for (i64 i = 0; i < blocks - before; i++) counter.push(before + i, 0, totals[32 * i + lane]);
+      }
+      __syncthreads();
+    }
+    if (group == 0 && column < r.m) {
+      store<typename Op::Out>(call.data[0] + at[0] + column * r.out_step, Op::finish(counter.fold(blocks), r.count));
+    }
+  }
+}
+
+template <class Op>
+DAGRUN_INLINE void reduce(const Call& call) {
+  const Reduction r(call);
+  if (r.n < 0) return;
+  if (r.variant == 0) {
+    reduce_inner<Op>(call, r);
+  } else {
+    reduce_outer<Op>(call, r);
+  }
+}
+
+// The first position of the best element. Op: In, Compute, Out; prepare(In) -> Compute; better(new, old); is_nan(x).
+template <class Op>
+DAGRUN_INLINE void reduce_argument(const Call& call) {
+  using Compute = typename Op::Compute;
+  const Reduction r(call);
+  if (r.n < 0) return;
+  Compute* best = reinterpret_cast<Compute*>(DAGRUN_SHARED + blockDim.x * sizeof(i64));
+  i64* found = reinterpret_cast<i64*>(DAGRUN_SHARED);
+  auto wins = [](Compute x, i64 i, Compute y, i64 j) {  // (x at i) before (y at j); a position of -1: nothing there
+    if (i < 0 || j < 0) return j < 0 && i >= 0;
+    const bool nan = Op::is_nan(x), other = Op::is_nan(y);
+    if (nan != other) return nan;
+    if (!nan && Op::better(x, y)) return true;
+    return (nan || !Op::better(y, x)) && i < j;
+  };
+  const i64 results = positions(r.kept, r.kept_dims, 2);
+  for (i64 result = blockIdx.x; result < results; result += gridDim.x) {
+    i64 at[2] = {};
+    position<2>(r.kept, r.kept_dims, result, at);
+    Compute own = Compute();
+    i64 place = -1;
+    for (i64 i = threadIdx.x; i < r.count; i += blockDim.x) {
+      i64 run, column, offset[1] = {at[1]};
+      divide(i, r.n, run, column);
+      position<1>(r.reduced, r.reduced_dims, run, offset);
+      const Compute x = Op::prepare(load<typename Op::In>(call.data[1] + offset[0] + column * r.stride));
+      if (wins(x, i, own, place)) own = x, place = i;
+    }
+    best[threadIdx.x] = own;
+    found[threadIdx.x] = place;
+    __syncthreads();
+    for (unsigned half = blockDim.x / 2; half > 0; half /= 2) {
+      if (threadIdx.x < half) {
+        const unsigned other = threadIdx.x + half;
+        if (wins(best[other], found[other], best[threadIdx.x], found[threadIdx.x])) {
+          best[threadIdx.x] = best[other];
+          found[threadIdx.x] = found[other];
+        }
+      }
+      __syncthreads();
+    }
+    if (threadIdx.x == 0) store<typename Op::Out>(call.data[0] + at[0], typename Op::Out(found[0] < 0 ? 0 : found[0]));
+  }
+}
+
+}  // namespace dagrun

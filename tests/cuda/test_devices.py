@@ -1,0 +1,455 @@
+"""CUDA devices: copies, streams, lifetimes, failures; random programs show that no wait is missing.
+
+On the emulator, or on a GPU with DAGRUN_TEST_CUDA=1 and DAGRUN_CUDA_LOGICAL=2; failures are ordered from the emulator.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checker import violations
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from programs import Machine, Step, steps
+
+import dagrun as dr
+from dagrun.backends import cuda
+from dagrun.backends.cuda import nvrtc
+from dagrun.backends.cuda.libraries import cuda_library
+from dagrun.codegen.cuda import registry
+from dagrun.core import native, tracing
+from dagrun.errors import DeviceError, OperationError
+from dagrun.record import lowering
+from tests.cuda.emulated import COMPILER, EmulatedPlatform, use_emulator
+from tests.test_random_programs import forget_failures, run
+
+ROOT = Path(__file__).parents[2]
+REAL = os.environ.get("DAGRUN_TEST_CUDA") == "1"
+
+pytestmark = [
+    pytest.mark.skipif(COMPILER is None, reason="the emulator is built with a C++ compiler, and there is none"),
+    pytest.mark.skipif(os.environ.get("DAGRUN_CORE") == "python", reason="CUDA devices need the native core"),
+]
+
+
+@pytest.fixture
+def emulator() -> EmulatedPlatform:
+    """For what only the emulator can do."""
+    if REAL:
+        pytest.skip("this orders from the emulator what a GPU does not do on request")
+    return use_emulator()
+
+
+@pytest.fixture(autouse=True)
+def nothing_misused() -> Iterator[None]:
+    """At the end of a test the emulator has seen nothing that a driver would refuse, or make slow."""
+    platform = None if REAL else use_emulator()
+    yield
+    native.wait_all()
+    assert platform is None or platform.misuses() == []
+
+
+def run_alone(program: str, **environment: str) -> str:
+    """What a program prints that has an emulator of its own, as `emulator`: for what ends a GPU."""
+    text = "from tests.cuda.emulated import use_emulator\nemulator = use_emulator()\n" + textwrap.dedent(program)
+    done = subprocess.run(
+        [sys.executable, "-c", text],
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+            "PYTHONFAULTHANDLER": "1",
+            **environment,
+        },
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+# ---- values
+
+
+def test_a_short_program() -> None:
+    a = dr.asarray(np.arange(6.0).reshape(2, 3), device="cuda:0")
+    b = dr.ones((2, 3), device="cuda:0")
+    assert str(a.device) == "cuda:0" and ((a + b) * 2).tolist() == [[2.0, 4.0, 6.0], [8.0, 10.0, 12.0]]
+    assert (a @ b.T).tolist() == [[3.0, 3.0], [12.0, 12.0]]
+    a[:, 1] = -1
+    a += b
+    assert repr(a[0]) == "array([1., 0., 3.], device='cuda:0')" and float(a[1, 2]) == 6.0
+
+
+@pytest.mark.parametrize("devices", [["cuda:0"], ["cuda:0", "cpu:0", "cuda:1"]], ids=",".join)
+@pytest.mark.timeout(300)  # every kernel is compiled when it is first met
+@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.too_slow])
+@given(program=steps(), seed=st.integers(0, 1000), shuffle=st.integers(0, 1 << 30))
+def test_asynchronous_is_serial_bit_for_bit(devices: list[str], program: list[Step], seed: int, shuffle: int) -> None:
+    serial = run(devices, program, seed, serial=True)
+    assert run(devices, program, seed, serial=False, workers=1 + shuffle % 3, shuffle_seed=shuffle) == serial
+
+
+@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.too_slow])
+@given(program=steps(max_size=30))
+def test_every_conflicting_pair_is_ordered(program: list[Step]) -> None:
+    try:
+        machine = Machine(["cuda:0", "cuda:1"], 0)
+        with tracing() as records:
+            native.pause(True)
+            machine.run(program)
+    finally:
+        native.pause(False)
+        native.wait_all()
+        forget_failures()
+    assert violations(records) == []
+
+
+def test_the_serial_engine_gives_the_same_bits() -> None:
+    def program() -> bytes:
+        x = dr.asarray(np.linspace(-3, 3, 777).reshape(21, 37), device="cuda:0")
+        y = dr.exp(x) / (1 + dr.square(x[:, ::-1]))
+        return bytes(dr.cumsum(y @ y.T, axis=1).numpy().tobytes())
+
+    expected = program()
+    with dr.engine("serial"):
+        assert program() == expected
+
+
+@pytest.mark.parametrize("devices", [["cuda:0"], ["cuda:0", "cuda:1"]], ids=",".join)
+def test_training_takes_the_steps_of_the_cpu(devices: list[str]) -> None:
+    rng = np.random.default_rng(3)
+    x, y = rng.standard_normal((16, 5)).astype("float32"), rng.integers(0, 3, 16)
+
+    def losses(places: list[str]) -> list[float]:
+        with dr.default_device(places[0]):
+            dr.random.seed(7)
+            model = dr.nn.Sequential(dr.nn.Linear(5, 8), dr.nn.ReLU(), dr.nn.Linear(8, 3))
+        net = dr.parallel.DataParallel(model, places) if len(places) > 1 else model
+        optimizer = dr.optim.Adam(model.parameters(), lr=0.05)
+        found = []
+        for _ in range(4):
+            optimizer.zero_grad()
+            given = dr.asarray(x, device=places[0])
+            loss = dr.nn.functional.cross_entropy(net(given), dr.asarray(y, device=places[0]))
+            loss.backward()
+            optimizer.step()
+            found.append(loss.item())
+        return found
+
+    np.testing.assert_allclose(losses(devices), losses(["cpu:0"]), rtol=2e-6)
+
+
+# ---- copies
+
+
+@pytest.mark.parametrize("source", ["cpu:0", "sim:0", "cuda:0", "cuda:1"])
+@pytest.mark.parametrize("target", ["cpu:1", "sim:1", "cuda:0", "cuda:1"])
+def test_copies_between_devices(source: str, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lowering, "COPY_PIECE", 1000)  # several pieces
+    values = np.arange(37 * 29, dtype="int32").reshape(37, 29) + (sum(map(ord, source + target)))
+    x = dr.asarray(values, device=source)
+    y = x.to_device(target)
+    assert str(y.device) == target
+    x = x + 0 if y is x else x
+    x += 1  # after the copy has read
+    assert np.array_equal(y.numpy(), values) and np.array_equal(x.numpy(), values + 1)
+    assert np.array_equal(x[::2, ::-3].to_device(target).numpy(), (values + 1)[::2, ::-3])
+    assert x[5:5].to_device(target).shape == (0, 29) and x[5:5].to_device(target).tolist() == []
+
+
+def test_memory_of_a_gpu_is_not_lent() -> None:
+    with pytest.raises(ValueError, match=r"use x\.numpy\(\) or x\.to_device\('cpu:0'\)"):
+        dr.ones(3, device="cuda:0").numpy(copy=False)
+    values = np.ones(3)
+    values.flags.writeable = False
+    with pytest.raises(ValueError, match="cannot be lent to cuda:0"):
+        dr.asarray(values, device="cuda:0", copy=False)
+
+
+def test_gradients_cross() -> None:
+    x = dr.asarray([1.0, 2.0, 3.0], device="cuda:0", requires_grad=True)
+    loss = (x.to_device("cpu:0") * dr.asarray([1.0, 10.0, 100.0])).to_device("cuda:1").sum().to_device("cpu:0")
+    loss.backward()
+    assert x.grad is not None and str(x.grad.device) == "cuda:0" and x.grad.tolist() == [1.0, 10.0, 100.0]
+    assert x.item(1) == 2.0 and x.requires_grad
+
+
+@pytest.mark.parametrize("devices", [["cuda:0", "cuda:1"], ["cuda:1", "cpu:0", "cuda:0", "sim:0"]], ids=",".join)
+def test_ring(devices: list[str]) -> None:
+    rng = np.random.default_rng(0)
+    parts = [rng.standard_normal(1001).astype("float32") for _ in devices]
+    on_cpus = dr.parallel.all_reduce([dr.asarray(x, device=f"cpu:{i}") for i, x in enumerate(parts)])
+    arrays = [dr.asarray(x, device=device) for x, device in zip(parts, devices, strict=True)]
+    sums = dr.parallel.all_reduce(arrays)
+    assert [str(x.device) for x in sums] == devices
+    for ours, theirs in zip(sums, on_cpus, strict=True):
+        assert np.array_equal(ours.numpy(), theirs.numpy())
+    ordered = dr.parallel.ordered_all_reduce(arrays)
+    assert all(np.array_equal(x.numpy(), ordered[0].numpy()) for x in ordered)
+
+
+# ---- the Python lane
+
+
+def test_functions_of_the_user_get_numpy_arrays() -> None:
+    kept = []
+
+    @dr.custom_op
+    def keep(x: np.ndarray) -> np.ndarray:
+        assert type(x) is np.ndarray and not x.flags.writeable
+        kept.append(x)
+        return x * 2
+
+    x = dr.asarray([1.0, 2.0], device="cuda:0")
+    y = keep(x)
+    x += 5
+    assert y.tolist() == [2.0, 4.0] and x.tolist() == [6.0, 7.0] and kept[0].tolist() == [1.0, 2.0]
+
+
+def test_memory_that_a_function_keeps_is_not_written(
+    emulator: EmulatedPlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = []
+    plain = emulator.array
+    monkeypatch.setattr(emulator, "array", lambda memory, *rest: held.append(memory) or plain(memory, *rest))
+    double = dr.custom_op(lambda x: x * 2)
+    x = dr.asarray([1.0, 2.0], device="cuda:0")
+    double(x).wait()
+    x += 5  # to fresh memory: what the function got may be alive
+    x.wait()
+    assert [plain(memory, 0, (2,), np.dtype(float), (8,)).tolist() for memory in held] == [[2.0, 4.0], [1.0, 2.0]]
+    assert x.tolist() == [6.0, 7.0]
+
+
+# ---- streams
+
+
+def test_events_are_few_and_used_again() -> None:
+    x = dr.zeros(64, device="cuda:0")
+    x.wait()
+    before = dr.engine_stats()
+    for _ in range(600):
+        x = x + 1
+    assert x.tolist() == [600.0] * 64
+    after = dr.engine_stats()
+    launches, events, waits = (
+        int(after[f"stream_{k}"]) - int(before[f"stream_{k}"]) for k in ("launches", "events", "waits")
+    )
+    assert launches >= 601 and waits <= 2  # one chain: only its copy to the CPU runs on another stream
+    assert events <= launches / 4
+    assert REAL or use_emulator().library.emulator_events() < 100
+
+
+def test_independent_work_takes_several_streams() -> None:
+    with tracing() as records:
+        native.pause(True)
+        chains = [dr.zeros(16, device="cuda:0") for _ in range(4)]
+        for _ in range(10):
+            chains = [x + 1 for x in chains]
+        native.pause(False)
+        native.wait_all()
+    assert len({r.worker for r in records if r.lane == "compute"}) > 1
+
+
+# ---- failures
+
+
+def test_a_kernel_that_fails_comes_home() -> None:
+    x = dr.asarray([1.0, 2.0, 3.0], device="cuda:0")
+    y = dr.take(x, dr.asarray([0, 7], device="cuda:0")) * 2
+    line = sys._getframe().f_lineno - 1
+    for _ in range(2):
+        with pytest.raises(IndexError, match="7") as caught:
+            y.numpy()
+        assert isinstance(caught.value, OperationError)
+        assert (caught.value.operation, caught.value.device, caught.value.line) == ("take", "cuda:0", line)
+    y[...] = 4.0
+    assert y.tolist() == [4.0, 4.0] and x.tolist() == [1.0, 2.0, 3.0]
+
+
+def test_a_launch_that_is_refused_fails_alone(emulator: EmulatedPlatform) -> None:
+    x = dr.zeros(8, device="cuda:0")
+    x.wait()
+    emulator.inject("launch", 1, 701)
+    y = x + 1
+    with pytest.raises(OperationError, match="refused it: CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES") as caught:
+        (y * 2).wait()
+    assert caught.value.operation == "add" and Path(caught.value.file).name == "test_devices.py"
+    assert (x + 1).tolist() == [1.0] * 8
+
+
+def test_an_allocation_that_fails_once_is_tried_again(emulator: EmulatedPlatform) -> None:
+    x = dr.zeros(1 << 16, device="cuda:0")
+    x.wait()
+    emulator.inject("allocate", 1, 2)
+    y = dr.zeros(3 << 17, device="cuda:0") + 1
+    assert y[:2].tolist() == [1.0, 1.0]
+
+
+LOST = """
+    import dagrun as dr, sys, time
+    from dagrun.errors import OperationError
+    x = dr.zeros(16, device="cuda:0") + 1
+    other = dr.ones(16, device="cuda:1") * 3
+    x.wait(), other.wait()
+    emulator.inject({what!r}, {countdown}, {result})
+    y = x * 2  # the first
+    for _ in range(100):
+        y = y + 1
+    z = y.to_device("cpu:0") * 2
+    for array in (y, z, z + 1, y):
+        try:
+            array.wait()
+            print("no error")
+        except OperationError as error:
+            print(type(error).__name__, error.operation, error.line, "is lost: CUDA_ERROR" in str(error))
+    try:
+        print((x + 1).tolist())
+    except OperationError as error:
+        print("later", error.operation, error.line)
+    print(other.tolist()[:1], (dr.ones(2) + 1).tolist())
+    print(dr.memory_stats("cuda:1")["live_bytes"] > 0, dr.engine_stats()["in_flight"])
+"""
+
+
+@pytest.mark.parametrize(("what", "countdown", "result"), [("fault", 1, 700), ("query", 1, 719), ("launch", 1, 719)])
+def test_a_lost_gpu_ends_in_one_clear_error(what: str, countdown: int, result: int) -> None:
+    out = run_alone(LOST.format(what=what, countdown=countdown, result=result), DAGRUN_EXIT_SECONDS="5").splitlines()
+    line = next(i for i, text in enumerate(LOST.splitlines(), 3) if "# the first" in text)
+    assert out[:4] == [f"OperationError multiply {line} True"] * 4
+    assert out[4] == f"later multiply {line}"
+    assert out[5:] == ["[3.0] [2.0, 2.0]", "True 0"]
+
+
+def test_a_gpu_that_waits_for_a_lost_one_does_not_hang() -> None:
+    out = run_alone(
+        """
+        import dagrun as dr
+        from dagrun.core import native
+        x = dr.zeros(16, device="cuda:0") + 1
+        other = dr.ones(16, device="cuda:1")
+        x.wait(), other.wait()
+        emulator.hold(True)
+        enqueued = native.stats()["stream_launches"]
+        emulator.inject("fault", 1, 700)
+        x = x + 1
+        other = x.to_device("cuda:1") + other
+        while native.stats()["stream_launches"] < enqueued + 3:
+            pass
+        emulator.hold(False)  # by now cuda:1 waits for what cuda:0 will never do
+        for array in (other, x):
+            try:
+                array.wait()
+            except dr.errors.OperationError as error:
+                print(error.operation, "is lost" in str(error))
+        print(dr.engine_stats()["in_flight"])
+        """
+    )
+    assert out.splitlines() == ["add True", "add True", "0"]
+
+
+def test_out_of_memory_says_what_holds_it() -> None:
+    out = run_alone(
+        """
+        import dagrun as dr
+        x = dr.zeros(1 << 18, device="cuda:0")  # 2 MiB
+        for _ in range(30):
+            x = x * 1.0  # more than there is, but never at once
+        x.wait()
+        kept = []
+        try:
+            for i in range(10):
+                kept.append(x + i)  # the line
+                kept[-1].wait()
+        except MemoryError as error:
+            print(len(kept) > 2, error)
+        kept.clear()
+        print((x + 1)[:1].tolist())
+        """,
+        DAGRUN_EMULATED_BYTES=str(12 << 20),
+    )
+    assert out.startswith("True add failed: no memory for 2,097,152 bytes")
+    assert out.count("in memory: 2,097,152 bytes of add made at") >= 3 and out.endswith("[1.0]\n")
+
+
+def test_several_devices_on_one_gpu() -> None:
+    out = run_alone(
+        """
+        import dagrun as dr
+        from dagrun.backends import cuda
+        a, b = dr.ones(1000, device="cuda:0"), dr.ones(1000, device="cuda:1") * 2
+        print([x.tolist()[:2] for x in dr.parallel.all_reduce([a, b])])
+        print(dr.memory_stats("cuda:0")["live_bytes"] > 0, dr.memory_stats("cuda:1")["live_bytes"] > 0)
+        print(*map(str, dr.devices()))
+        try:
+            dr.ones(1, device="cuda:2")
+        except dr.errors.DeviceError as error:
+            print(error)
+        """,
+        DAGRUN_CUDA_LOGICAL="2",
+        DAGRUN_EMULATED_GPUS="1",
+    )
+    assert out.splitlines() == [
+        "[[3.0, 3.0], [3.0, 3.0]]",
+        "True True",
+        "cpu:0 cuda:0 cuda:1",
+        "no device cuda:2: expected cuda:0 to cuda:1; there are 1 GPUs, and each stands for 2 (DAGRUN_CUDA_LOGICAL)",
+    ]
+
+
+# ---- what is missing
+
+
+def test_info_describes_the_gpus(emulator: EmulatedPlatform) -> None:
+    lines = cuda.describe()
+    assert lines[0].startswith("cuda:0: emulated GPU 0, 0.2 GiB, compute capability 9.0")
+    assert lines[-1] == "through the emulator of the tests, cuBLAS found"
+
+
+def test_nvrtc_compiles_and_keeps_what_it_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = cuda_library("nvrtc")
+    if not path:
+        pytest.skip("NVRTC is not installed")
+    monkeypatch.setenv("DAGRUN_CACHE_DIR", str(tmp_path))
+    source, include = '#include "dagrun.cuh"\nDAGRUN_KERNEL(nothing) {}', str(registry.include_directory())
+    options = ("-fmad=false", "-std=c++17", f"-I{include}", "--gpu-architecture=sm_90")
+    image = nvrtc.compile_cached(path, source, "nothing", include, options)
+    assert image[:4] == b"\x7fELF"
+    monkeypatch.setattr(nvrtc, "compile_source", None)
+    assert nvrtc.compile_cached(path, source, "nothing", include, options) == image
+    monkeypatch.undo()
+    with pytest.raises(RuntimeError, match="does not take the source of wrong"):
+        nvrtc.compile_source(path, "int f( {", "wrong", options)
+
+
+def test_a_number_too_high_is_refused(emulator: EmulatedPlatform) -> None:
+    with pytest.raises(DeviceError, match="no device cuda:7: expected cuda:0 to cuda:1"):
+        dr.ones(1, device="cuda:7")
+
+
+def test_without_cupy_a_cuda_device_says_what_is_missing() -> None:
+    program = """
+    import sys
+    sys.modules["cupy"] = None  # as if it were not installed
+    import dagrun as dr
+    assert dr.ones(2).tolist() == [1.0, 1.0]
+    try:
+        dr.ones(2, device="cuda:0")
+    except dr.errors.DeviceError as error:
+        print(error)
+    """
+    environment = {k: v for k, v in os.environ.items() if k != "DAGRUN_TEST_CUDA"} | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("CUDA devices need CuPy")

@@ -1,0 +1,69 @@
+"""CUDA kernels broken on purpose are noticed: each mutant of the headers must fail a test of its family."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dagrun.codegen.cuda.registry import include_directory
+from tests.cuda.harness import needs_compiler
+
+ROOT = Path(__file__).parent.parent.parent
+BARRIER = "__syncthreads();"
+
+# header, what is replaced (the occurrence of that number), by what, the tests that must fail
+MUTANTS = [
+    ("dagrun.cuh", "number, at);", 0, "number, at); at ^= at > 3;", "test_elementwise.py::test_layouts"),
+    ("dagrun.cuh", "+ 0.5f) - 0x3f000000", 0, "+ 0.5f) - 0x3f000001", "test_elementwise.py::test_every_half"),
+    ("reduction.cuh", BARRIER, 0, "", "test_reduction.py::test_trees_of_many_blocks"),
+    ("reduction.cuh", BARRIER, 1, "", "test_reduction.py::test_trees_of_many_blocks"),
+    ("reduction.cuh", BARRIER, 2, "", "test_reduction.py::test_more_results"),
+    ("reduction.cuh", BARRIER, 3, "", "test_reduction.py::test_trees_of_many_blocks"),
+    ("reduction.cuh", BARRIER, 5, "", "test_reduction.py::test_more_results"),
+    ("reduction.cuh", BARRIER, 6, "", "test_reduction.py::test_zeros"),
+    ("reduction.cuh", BARRIER, 7, "", "test_reduction.py::test_more_results"),
+    ("reduction.cuh", "Op::combine(total, left)", 0, "Op::combine(left, total)", "test_reduction.py::test_zeros"),
+    ("reduction.cuh", "&& i < j", 0, "", "test_reduction.py::test_zeros"),
+    ("movement.cuh", BARRIER, 0, "", "test_movement.py::test_more_positions_than_threads"),
+    ("movement.cuh", BARRIER, 1, "", "test_movement.py::test_more_positions_than_threads"),
+    ("movement.cuh", "index >= bound", 0, "index > bound", "test_movement.py::test_movement_that_the_cpu"),
+    ("cumulative.cuh", "i64 i = 1;", 0, "i64 i = 2;", "test_movement.py::test_movement_that_the_cpu"),
+    ("lines.cuh", BARRIER, 0, "", "test_layers.py::test_softmax"),
+    ("lines.cuh", BARRIER, 1, "", "test_layers.py::test_softmax"),
+    ("lines.cuh", BARRIER, 2, "", "test_layers.py::test_softmax"),
+    ("lines.cuh", BARRIER, 3, "", "test_layers.py::test_softmax"),
+    ("lines.cuh", BARRIER, 4, "", "test_layers.py::test_softmax"),
+    ("lines.cuh", "own != this->ignored", 0, "true", "test_layers.py::test_losses_of_classes"),
+    ("normalization.cuh", BARRIER, 0, "", "test_layers.py::test_normalization"),
+    ("normalization.cuh", BARRIER, 1, "", "test_layers.py::test_normalization"),
+    ("pooling.cuh", BARRIER, 0, "", "test_layers.py::test_pooling"),
+    ("pooling.cuh", BARRIER, 1, "", "test_layers.py::test_pooling"),
+    ("pooling.cuh", "own % dilation == 0", 0, "true", "test_layers.py::test_pooling"),
+    ("convolution.cuh", "r < w.rows", 0, "r <= w.rows", "test_layers.py::test_columns_of_images"),
+    ("plain_gemm.cuh", "k < depth", 0, "k < depth - 1", "test_layers.py::test_plain_products"),
+]
+
+pytestmark = [pytest.mark.long, needs_compiler]
+
+
+@pytest.mark.parametrize(("header", "old", "number", "new", "tests"), MUTANTS)
+def test_a_broken_kernel_fails(header: str, old: str, number: int, new: str, tests: str, tmp_path: Path) -> None:
+    shutil.copytree(include_directory(), tmp_path / "cuda")
+    parts = (tmp_path / "cuda" / header).read_text().split(old)
+    assert len(parts) > number + 1, f"{header} has no such place: {old}"
+    text = old.join(parts[: number + 1]) + new + old.join(parts[number + 1 :])
+    (tmp_path / "cuda" / header).write_text(text)
+    environment = os.environ | {"DAGRUN_TEST_KERNELS": str(tmp_path / "cuda"), "DAGRUN_TEST_LIBRARIES": str(tmp_path)}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-o", "timeout=60"]
+    file, name = tests.split("::")
+    run = subprocess.run(
+        [*command, str(ROOT / "tests" / "cuda" / file), "-k", name], env=environment, cwd=ROOT, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert "does not take" not in run.stdout and "no tests ran" not in run.stdout, run.stdout[:2000]
+    assert run.returncode != 0, run.stdout[-2000:]  # wrong values, or a crash, or a loop that the time limit ends
