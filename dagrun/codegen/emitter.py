@@ -149,6 +149,18 @@ class Emitter:
         """An arithmetic or bitwise instruction on two values of one dtype."""
         return self.emit(f"{op} {a.type} {a.name}, {b.name}", a.dtype, a.lanes)
 
+    def quotient(self, a: Value, b: Value) -> Value:
+        """The truncated quotient of integers; `b` is not 0, nor -1 if that overflows.
+
+        Processors divide vectors of floats, not of integers. Floats with longer mantissas give the same: a quotient
+        a / b below an integer is 1 / (|a| + 1) of it away or more, where rounding does not reach.
+        """
+        if bits_of(a.dtype) > 32:
+            return a / b
+        wide = "float32" if bits_of(a.dtype) <= 16 else "float64"
+        divided = self.convert(a, wide) / self.convert(b, wide)
+        return self.convert_instruction("fptosi" if is_signed(a.dtype) else "fptoui", divided, a.dtype)
+
     def compare(self, op: str, a: Value, b: Value) -> Value:
         return self.emit(f"{op} {a.type} {a.name}, {b.name}", "bool", a.lanes)
 

@@ -5,7 +5,8 @@ sets it to one before it multiplies whenever it finds another number.
 
 Operands (`data`): C, A, B. Params, int64 words: 0 number of batch dimensions, 1 m, 2 n, 3 k, 4, 5 transposition of A
 and B (CBLAS: 111 no, 112 yes), 6, 7, 8 leading dimensions of A, B, C in elements, 9.. the batch dimensions: size,
-stride of C, A and B, innermost first. m = -1: nothing to do.
+stride of C, A and B, innermost first. m = -1: nothing to do. One row or one column is a product with a vector (GEMV),
+for which GEMM would take eight times as long.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from dagrun.codegen.target import cuda_kernel, target
 from dagrun.codegen.values import ITEMSIZE, Value
 
 _ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112  # CBLAS's names
-_SYMBOL = {"float32": "dagrun_blas_sgemm", "float64": "dagrun_blas_dgemm"}
+_ROUTINES = ("sgemm", "dgemm", "sgemv", "dgemv")
+_LETTER = {"float32": "s", "float64": "d"}
 _LIMIT = 1 << 31  # sizes and leading dimensions stay below it, so that 32-bit interfaces serve too
 
 
@@ -35,8 +37,7 @@ class Blas:
     """The CBLAS in use: addresses, and the width of its integers."""
 
     path: str
-    sgemm: int
-    dgemm: int
+    routines: dict[str, int]
     get_threads: int
     set_threads: int
     index_bits: int
@@ -51,14 +52,12 @@ def find_blas() -> Blas | None:
             library = ctypes.CDLL(pool["filepath"])
             for prefix in ("scipy_", ""):
                 for suffix, bits in (("64_", 64), ("_64", 64), ("", 32)):
-                    names = (
-                        f"{prefix}cblas_sgemm{suffix}", f"{prefix}cblas_dgemm{suffix}",
-                        f"{prefix}openblas_get_num_threads{suffix}", f"{prefix}openblas_set_num_threads{suffix}",
-                    )  # fmt: skip
-                    sgemm, dgemm, get_threads, set_threads = (_address(library, name) for name in names)
-                    if sgemm and dgemm and get_threads and set_threads:
+                    routines = {name: _address(library, f"{prefix}cblas_{name}{suffix}") for name in _ROUTINES}
+                    get_threads = _address(library, f"{prefix}openblas_get_num_threads{suffix}")
+                    set_threads = _address(library, f"{prefix}openblas_set_num_threads{suffix}")
+                    if all(routines.values()) and get_threads and set_threads:
                         about = f"OpenBLAS {pool.get('version')} {pool.get('architecture')}"
-                        return Blas(pool["filepath"], sgemm, dgemm, get_threads, set_threads, bits, about)
+                        return Blas(pool["filepath"], routines, get_threads, set_threads, bits, about)
     return None
 
 
@@ -84,13 +83,12 @@ def gemm_kernel(dtype: object) -> int | None:
 
 def link_blas(blas: Blas) -> None:
     """Lets kernels that are loaded from now on call this BLAS."""
-    for symbol, address in (
-        ("dagrun_blas_sgemm", blas.sgemm),
-        ("dagrun_blas_dgemm", blas.dgemm),
-        ("dagrun_blas_get_threads", blas.get_threads),
-        ("dagrun_blas_set_threads", blas.set_threads),
+    for name, address in (
+        *blas.routines.items(),
+        ("get_threads", blas.get_threads),
+        ("set_threads", blas.set_threads),
     ):
-        llvm.add_symbol(symbol, address)
+        llvm.add_symbol(f"dagrun_blas_{name}", address)
 
 
 def declare_gemm(e: Emitter, dtype: str, index_bits: int) -> None:
@@ -99,8 +97,8 @@ def declare_gemm(e: Emitter, dtype: str, index_bits: int) -> None:
     e.declare("declare i32 @dagrun_blas_get_threads() nounwind")
     e.declare("declare void @dagrun_blas_set_threads(i32) nounwind")
     e.declare(
-        f"declare void @{_SYMBOL[dtype]}(i32, i32, i32, {index}, {index}, {index}, {kind}, ptr, {index}, ptr, {index}, "
-        f"{kind}, ptr, {index}) nounwind"
+        f"declare void @dagrun_blas_{_LETTER[dtype]}gemm(i32, i32, i32, {index}, {index}, {index}, {kind}, ptr, "
+        f"{index}, ptr, {index}, {kind}, ptr, {index}) nounwind"
     )
     threads = e.emit("call i32 @dagrun_blas_get_threads()", "int32")
     with e.when(threads.differs(1)):
@@ -119,7 +117,32 @@ def call_gemm(
         f"{kind} {e.constant(1.0, dtype).name}", f"ptr {a.name}", f"{index} {lda.name}", f"ptr {b.name}",
         f"{index} {ldb.name}", f"{kind} {beta.name}", f"ptr {c.name}", f"{index} {ldc.name}",
     ]  # fmt: skip
-    e.statement(f"call void @{_SYMBOL[dtype]}({', '.join(arguments)})")
+    e.statement(f"call void @dagrun_blas_{_LETTER[dtype]}gemm({', '.join(arguments)})")
+
+
+@dataclass(frozen=True, slots=True)
+class _Matrix:
+    """A matrix as it lies in memory: its flag, the sizes that it stands for, the leading dimension."""
+
+    pointer: Value
+    flag: Value
+    rows: Value
+    columns: Value
+    leading: Value
+
+
+def _call_gemv(e: Emitter, dtype: str, a: _Matrix, x: Value, x_step: Value, y: Value, y_step: Value) -> None:
+    """y = A @ x."""
+    kind, index = ("float" if dtype == "float32" else "double"), a.rows.type
+    plain = a.flag.equals(PLAIN)
+    stored = e.select(plain, a.rows, a.columns), e.select(plain, a.columns, a.rows)
+    arguments = [
+        f"i32 {_ROW_MAJOR}", f"i32 {a.flag.name}", *(f"{index} {size.name}" for size in stored),
+        f"{kind} {e.constant(1.0, dtype).name}", f"ptr {a.pointer.name}", f"{index} {a.leading.name}",
+        f"ptr {x.name}", f"{index} {x_step.name}", f"{kind} {e.constant(0.0, dtype).name}", f"ptr {y.name}",
+        f"{index} {y_step.name}",
+    ]  # fmt: skip
+    e.statement(f"call void @dagrun_blas_{_LETTER[dtype]}gemv({', '.join(arguments)})")
 
 
 def gemm_params(
@@ -169,13 +192,31 @@ def _gemm_ir(dtype: str, index_bits: int, name: str) -> str:
     with e.when(m < 0):
         e.give_back(0)
     declare_gemm(e, dtype, index_bits)
+    kind, index = ("float" if dtype == "float32" else "double"), f"i{index_bits}"
+    e.declare(
+        f"declare void @dagrun_blas_{_LETTER[dtype]}gemv(i32, i32, {index}, {index}, {kind}, ptr, {index}, ptr, "
+        f"{index}, {kind}, ptr, {index}) nounwind"
+    )
     c, a, b = (e.slot("pointer", e.load_at("%data", operand, "pointer")) for operand in range(3))
     integer = f"int{index_bits}"
     sizes = [word.to(integer) for word in (m, n, k, *words[6:9])]
     flags = [word.to("int32") for word in words[4:6]]
 
     def multiply() -> None:
-        call_gemm(e, dtype, flags, sizes[:3], [a.get(), b.get(), c.get()], sizes[3:], e.constant(0.0, dtype))
+        rows, columns, inner, *leading = sizes
+        one = e.constant(1, integer)
+        left, right, out = a.get(), b.get(), c.get()
+        with e.when(n.equals(1)):
+            matrix = _Matrix(left, flags[0], rows, inner, leading[0])
+            step = e.select(flags[1].equals(PLAIN), leading[1], one)
+            _call_gemv(e, dtype, matrix, right, step, out, leading[2])
+        with e.when(n.differs(1) & m.equals(1)):
+            turned = e.constant(PLAIN + TRANSPOSED, "int32") - flags[1]
+            matrix = _Matrix(right, turned, columns, inner, leading[1])
+            step = e.select(flags[0].equals(PLAIN), one, leading[0])
+            _call_gemv(e, dtype, matrix, left, step, out, one)
+        with e.when(n.differs(1) & m.differs(1)):
+            call_gemm(e, dtype, flags, sizes[:3], [left, right, out], leading, e.constant(0.0, dtype))
 
     def clear() -> None:
         with e.loop(m) as row:

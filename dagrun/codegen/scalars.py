@@ -76,7 +76,7 @@ def _floor_divide(a: Value, b: Value) -> Value:
     if is_float(a.dtype):
         return e.select(b.equals(0.0), a / b, _float_divmod(a, b)[0])
     zero, minus_one, divisor = _safe_divisor(b)
-    quotient = a / divisor
+    quotient = e.quotient(a, divisor)
     if is_signed(a.dtype):
         remainder = a - quotient * divisor
         quotient = e.select(remainder.differs(0) & ((remainder ^ divisor) < 0), quotient - 1, quotient)
@@ -89,7 +89,7 @@ def _remainder(a: Value, b: Value) -> Value:
     if is_float(a.dtype):
         return e.select(b.equals(0.0), e.libm("fmod", a, b), _float_divmod(a, b)[1])
     zero, minus_one, divisor = _safe_divisor(b)
-    remainder = a % divisor
+    remainder = a - e.quotient(a, divisor) * divisor
     if is_signed(a.dtype):
         remainder = e.select(remainder.differs(0) & ((remainder ^ divisor) < 0), remainder + divisor, remainder)
     return e.select(zero | minus_one, 0, remainder)

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <new>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -42,73 +43,107 @@ Key key_of(Key bits) {
   }
 }
 
+// The element that has this key; any of them where several have it.
+template <char kKind, typename Key>
+Key element_of(Key key) {
+  constexpr Key kSign = static_cast<Key>(Key{1} << (8 * sizeof(Key) - 1));
+  if constexpr (kKind == 'i') return key ^ kSign;
+  if constexpr (kKind == 'f') return static_cast<Key>(key >= kSign ? key - kSign : kSign | (kSign - key));
+  return key;
+}
+
 template <typename Key>
 struct Record {
   Key key;
   uint32_t position;
 };
 
+template <typename Key>
+Key sort_key(Key key) { return key; }
+template <typename Key>
+Key sort_key(const Record<Key>& record) { return record.key; }
+
 // Below, a merge sort is faster than counting digits.
 constexpr size_t kCountingLength = 256;
 
-// Sorts `records`, with `scratch` as long; digit by digit from the lowest, each pass stable (radix sort).
-template <typename Key>
-void sort_records(std::vector<Record<Key>>& records, std::vector<Record<Key>>& scratch) {
-  if (records.size() < kCountingLength) {
-    std::stable_sort(records.begin(), records.end(), [](auto& a, auto& b) { return a.key < b.key; });
+// Sorts `items`, with `scratch` as long; digit by digit from the lowest, each pass stable (radix sort).
+template <typename Key, typename Item>
+void sort_items(std::vector<Item>& items, std::vector<Item>& scratch) {
+  if (items.size() < kCountingLength) {
+    std::stable_sort(items.begin(), items.end(), [](auto& a, auto& b) { return sort_key(a) < sort_key(b); });
     return;
   }
-  for (size_t shift = 0; shift < 8 * sizeof(Key); shift += 8) {
-    size_t starts[256] = {};
-    for (const auto& record : records) starts[record.key >> shift & 255]++;
-    if (starts[records[0].key >> shift & 255] == records.size()) continue;  // one digit for all
-    size_t sum = 0;
-    for (size_t& start : starts) sum += std::exchange(start, sum);
-    for (const auto& record : records) scratch[starts[record.key >> shift & 255]++] = record;
-    records.swap(scratch);
+  uint32_t starts[sizeof(Key)][256] = {};
+  for (const Item& item : items) {
+    for (size_t digit = 0; digit < sizeof(Key); digit++) starts[digit][sort_key(item) >> 8 * digit & 255]++;
+  }
+  for (size_t digit = 0; digit < sizeof(Key); digit++) {
+    uint32_t* start = starts[digit];
+    if (start[sort_key(items[0]) >> 8 * digit & 255] == items.size()) continue;  // one digit for all
+    uint32_t sum = 0;
+    for (int value = 0; value < 256; value++) sum += std::exchange(start[value], sum);
+    for (const Item& item : items) scratch[start[sort_key(item) >> 8 * digit & 255]++] = item;
+    items.swap(scratch);
   }
 }
 
 template <char kKind, int kSize, bool kPositions>
 int32_t sort_lines(char** data, const int64_t* params, const uint64_t*, int64_t*) {
   using Key = typename Unsigned<kSize>::type;
+  using Item = std::conditional_t<kPositions, Record<Key>, Key>;
   const int64_t length = params[0], out_stride = params[1], in_stride = params[2], others = params[4];
   const Key flip = params[3] ? static_cast<Key>(~Key{0}) : Key{0};
   const int64_t* dims = params + 5;
   int64_t lines = 1;
   for (int64_t d = 0; d < others; d++) lines *= dims[3 * d];
   if (!lines || !length) return 0;
-  std::vector<Record<Key>> records, scratch;
-  std::vector<Key> values;
+  // -0 and 0 have one key, and so have all NaN: what they are is kept in order, and given back in order.
+  constexpr bool kAlike = kKind == 'f' && !kPositions;
+  const Key zero = key_of<kKind>(Key{0}), nan = static_cast<Key>(~Key{0});
+  std::vector<Item> items, scratch;
+  std::vector<Key> zeros, nans;
   try {
-    records.resize(static_cast<size_t>(length));
+    items.resize(static_cast<size_t>(length));
     scratch.resize(static_cast<size_t>(length));
-    values.resize(static_cast<size_t>(length));
-  } catch (const std::bad_alloc&) {
-    return 1;
-  }
-  for (int64_t line = 0; line < lines; line++) {
-    char* out = data[0];
-    const char* in = data[1];
-    for (int64_t d = 0, rest = line; d < others; d++) {
-      const int64_t place = rest % dims[3 * d];
-      rest /= dims[3 * d];
-      out += place * dims[3 * d + 1];
-      in += place * dims[3 * d + 2];
-    }
-    for (int64_t i = 0; i < length; i++) {
-      std::memcpy(&values[i], in + i * in_stride, sizeof(Key));
-      records[i] = {static_cast<Key>(key_of<kKind>(values[i]) ^ flip), static_cast<uint32_t>(i)};
-    }
-    sort_records(records, scratch);
-    for (int64_t i = 0; i < length; i++) {
-      if constexpr (kPositions) {
-        const int64_t position = records[i].position;
-        std::memcpy(out + i * out_stride, &position, sizeof position);
-      } else {
-        std::memcpy(out + i * out_stride, &values[records[i].position], sizeof(Key));
+    for (int64_t line = 0; line < lines; line++) {
+      char* out = data[0];
+      const char* in = data[1];
+      for (int64_t d = 0, rest = line; d < others; d++) {
+        const int64_t place = rest % dims[3 * d];
+        rest /= dims[3 * d];
+        out += place * dims[3 * d + 1];
+        in += place * dims[3 * d + 2];
+      }
+      zeros.clear();
+      nans.clear();
+      for (int64_t i = 0; i < length; i++) {
+        Key bits;
+        std::memcpy(&bits, in + i * in_stride, sizeof bits);
+        const Key key = key_of<kKind>(bits);
+        if constexpr (kAlike) {
+          if (key == zero) zeros.push_back(bits);
+          if (key == nan) nans.push_back(bits);
+        }
+        if constexpr (kPositions) items[i] = {static_cast<Key>(key ^ flip), static_cast<uint32_t>(i)};
+        else items[i] = static_cast<Key>(key ^ flip);
+      }
+      sort_items<Key>(items, scratch);
+      const Key *next_zero = zeros.data(), *next_nan = nans.data();
+      for (int64_t i = 0; i < length; i++) {
+        if constexpr (kPositions) {
+          const int64_t position = items[i].position;
+          std::memcpy(out + i * out_stride, &position, sizeof position);
+        } else {
+          const Key key = static_cast<Key>(items[i] ^ flip);
+          Key bits = element_of<kKind>(key);
+          if (kAlike && key == zero) bits = *next_zero++;
+          if (kAlike && key == nan) bits = *next_nan++;
+          std::memcpy(out + i * out_stride, &bits, sizeof bits);
+        }
       }
     }
+  } catch (const std::bad_alloc&) {
+    return 1;
   }
   return 0;
 }

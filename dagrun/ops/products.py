@@ -15,7 +15,9 @@ from dagrun.record import OVERWRITE, WRITE, Body, Operand, layout
 # A cut costs BLAS time, because it packs one side once for each piece: in two along the longer of rows and columns up
 # to 7 %, along the shorter up to 16 %. So products below WHOLE multiply-adds are one task, larger ones two, and those
 # of more than 2 * LENGTH rows or columns one for each LENGTH.
+# A product with a vector waits for memory, of which two cores get more than one.
 WHOLE = 1 << 23
+WHOLE_WITH_VECTOR = 1 << 18
 LENGTH = 1024
 MOST_PIECES = 16
 
@@ -27,7 +29,10 @@ def pieces_of(m: int, n: int, k: int) -> tuple[int, int]:
     ((-1, 2), (-2, 4), (-2, 1))
     """
     axis, longer = (-2, m) if m >= n else (-1, n)
-    return axis, 1 if m * n * k < WHOLE or target() == "cuda" else min(MOST_PIECES, max(2, longer // LENGTH))
+    whole = WHOLE if min(m, n) > 1 else WHOLE_WITH_VECTOR
+    if m * n * k < whole or longer == 1 or target() == "cuda":
+        return axis, 1
+    return axis, 2 if min(m, n) == 1 else min(MOST_PIECES, max(2, longer // LENGTH))
 
 
 def product_bodies(output: Any, a: Any, b: Any) -> tuple[Body, ...] | None:

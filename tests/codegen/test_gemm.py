@@ -33,7 +33,8 @@ def values(shape: tuple[int, ...], dtype: str, seed: int) -> np.ndarray:
     ("left", "right"),
     [((3, 4), (4, 5)), ((1, 4), (4, 1)), ((7, 1), (1, 9)), ((64, 100), (100, 32)), ((3, 0), (0, 4)), ((0, 3), (3, 2)),
      ((2, 3), (3, 0)), ((5, 2, 3), (5, 3, 4)), ((5, 2, 3), (3, 4)), ((2, 3), (6, 3, 2)), ((2, 1, 3, 4), (3, 4, 2)),
-     ((0, 2, 3), (0, 3, 2))],
+     ((0, 2, 3), (0, 3, 2)), ((1, 37), (37, 1)), ((1, 37), (37, 20)), ((33, 18), (18, 1)), ((4, 1, 9), (4, 9, 1)),
+     ((4, 1, 9), (9, 7)), ((1, 1), (1, 1)), ((1, 1), (1, 6)), ((6, 1), (1, 1)), ((3, 1, 5), (3, 5, 4))],
 )  # fmt: skip
 def test_products(dtype: str, left: tuple[int, ...], right: tuple[int, ...]) -> None:
     a, b = values(left, dtype, 1), values(right, dtype, 2)
@@ -48,6 +49,12 @@ def test_parts_of_larger_arrays() -> None:
     a, b = values((20, 30), "float32", 1), values((30, 20), "float32", 2)
     np.testing.assert_array_equal(product(a[3:9, 5:12], b[5:12, ::1][:, 2:7]), a[3:9, 5:12] @ b[5:12, 2:7])
     np.testing.assert_array_equal(product(a[::3, 5:12], b[5:12]), a[::3, 5:12] @ b[5:12])
+    for row, column in ((a[3:4, 5:12], b[5:12, 2:7]), (a[3:9, 5:12], b[5:12, 4:5]), (a[:8, 3:4].T, b[:8, 2:7])):
+        np.testing.assert_array_equal(product(row, column), row @ column)
+    thin = np.zeros((20, 40), np.float32)
+    product(a, b[:, 3:4], thin[:, 7:8])
+    np.testing.assert_array_equal(thin[:, 7:8], a @ b[:, 3:4])
+    assert not thin[:, :7].any() and not thin[:, 8:].any()
     out = np.zeros((20, 40), np.float32)
     product(a, b, out[:, 10:30])
     np.testing.assert_array_equal(out[:, 10:30], a @ b)

@@ -201,6 +201,30 @@ def test_the_common_powers_are_square_and_root() -> None:
     check_same(x, n**2)
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"])
+def test_integer_division_next_to_multiples(dtype: str) -> None:
+    bounds, rng = np.iinfo(dtype), np.random.default_rng(0)
+    one = np.ones((), dtype)
+    if bounds.bits == 8:
+        every = np.arange(bounds.min, bounds.max + 1).astype(dtype)
+        a, b = (side.ravel() for side in np.meshgrid(every, every))
+    else:
+        # q * b and its neighbours, for b and q of all magnitudes: where a quotient that is rounded wrongly would show.
+        b = rng.integers(1, bounds.max, 20_000, dtype=dtype) >> rng.integers(0, bounds.bits - 1, 20_000).astype(dtype)
+        b = np.maximum(b, 1).astype(dtype)
+        multiple = (b.dtype.type(bounds.max) // b) >> rng.integers(0, bounds.bits - 1, 20_000).astype(dtype)
+        near = multiple * b
+        a = np.concatenate([near - one, near, near + one])
+        b = np.tile(b, 3)
+        if bounds.min:
+            a, b = np.concatenate([a, -a, a, -a]), np.concatenate([b, b, -b, -b])
+        a, b = np.append(a, np.array([bounds.min, bounds.max], dtype)), np.append(b, [one, one])
+    with np.errstate(all="ignore"):
+        expected = np.floor_divide(a, b), np.remainder(a, b)
+    check_same(dr.floor_divide(dr.asarray(a), dr.asarray(b)), expected[0], dtype)
+    check_same(dr.remainder(dr.asarray(a), dr.asarray(b)), expected[1], dtype)
+
+
 def test_a_negative_integer_power_fails() -> None:
     with pytest.raises(ValueError, match="negative integer powers"):
         (dr.asarray([1, 2]) ** -1).wait()

@@ -287,6 +287,20 @@ def test_sorting(dtype: str, device: str) -> None:
     check_near(x, reference, 0)
 
 
+@pytest.mark.parametrize("length", [100, 1000])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sorting_keeps_the_order_and_the_bits_of_equals(dtype: str, length: int, device: str) -> None:
+    values = np.resize(np.append(sample(dtype, (40,)), sample(dtype, (9,))), length)
+    if values.dtype.kind == "f":
+        values[::7] = np.array([-0.0, 0.0, np.nan, -np.nan, np.inf], dtype)[np.arange(len(values[::7])) % 5]
+    for descending in (False, True):
+        places = dr.argsort(placed(values, device), descending=descending).numpy()
+        if not descending:
+            np.testing.assert_array_equal(places, np.argsort(values, kind="stable"))
+        ordered = dr.sort(placed(values, device), descending=descending).numpy()
+        assert ordered.tobytes() == values[places].tobytes()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_searching(dtype: str, device: str) -> None:
     """Every dtype, with NaN and signed zeros, lines and elements of any strides, many elements and none."""
