@@ -7,8 +7,9 @@
 
 Without w and b they count as 1 and 0. The elements of a kept index are segments of contiguous elements. The variance
 is taken in a second pass from the mean, without correction. Sums are taken in vectors along a segment, lanes by
-halving, then the elements left over, then segment after segment; float16 is computed in float32, and mean, var, w, b
-and their gradients are float32 then.
+halving, then the elements left over, then segment after segment; where segments are single elements and kept indices
+lie side by side, vectors of kept indices go over the segments, to the same sums. float16 is computed in float32, and
+mean, var, w, b and their gradients are float32 then.
 
 Params, int64 words: 0 number of kept indices, 1 of segments, 2 length of a segment, 3 bits of eps (float64), then for
 y or x', for x, and for g: byte strides of the kept index and of the segment.
@@ -58,6 +59,8 @@ class _Kernel:
         self.kept, self.segments, self.length, eps, *self.strides = (self.e.load_at("%params", k) for k in range(10))
         self.eps = eps.bitcast("float64").to(self.wide)
         self.count = (self.segments * self.length).to(self.wide)
+        self.width = 1  # kept indices at once; if more than one, segments are single elements
+        self.first = self.e.constant(0, "int64")
 
     def segment(self, base: Value, operand: int, k: Value, s: Value) -> Value:
         """The first element of segment s of kept index k, of operand 0 (y or x'), 1 (x) or 2 (g)."""
@@ -68,59 +71,82 @@ class _Kernel:
         return self.e.load(self.e.element(place, i, self.dtype), self.dtype, lanes).to(self.wide)
 
     def spread(self, value: Value, lanes: int) -> Value:
-        return self.e.splat(value, lanes) if lanes > 1 else value
+        return value if value.lanes == lanes else self.e.splat(value, lanes)
 
     def sums(self, terms: Callable[[Value], Callable[[Value, int], Sequence[Value]]], number: int) -> list[Value]:
         """Sums over the elements of a kept index of `terms(segment)(first element, how many)`."""
         e = self.e
-        totals = [e.slot(self.wide, 0.0) for _ in range(number)]
+        totals = [e.slot(self.wide, e.constant(0.0, self.wide, self.width), self.width) for _ in range(number)]
         with e.loop(self.segments) as s:
             term = terms(s)
-            vectors = [e.slot(self.wide, e.constant(0.0, self.wide, self.lanes), self.lanes) for _ in totals]
-            rests = [e.slot(self.wide, 0.0) for _ in totals]
-            with e.vector_loop(self.length, self.lanes) as i:
-                for slot, value in zip(vectors, term(i, self.lanes), strict=True):
-                    slot.set(slot.get() + value)
-            with e.left_over(self.length, self.lanes) as i:
-                for slot, value in zip(rests, term(i, 1), strict=True):
-                    slot.set(slot.get() + value)
-            for total, vector, rest in zip(totals, vectors, rests, strict=True):
-                folded = vector.get()
-                while folded.lanes > 1:
-                    low, high = e.halves(folded)
-                    folded = low + high
-                total.set(total.get() + (folded + rest.get()))
+            found = self._segment_sums(term, number) if self.width == 1 else term(self.first, self.width)
+            for total, value in zip(totals, found, strict=True):
+                total.set(total.get() + value)
         return [total.get() for total in totals]
+
+    def _segment_sums(self, term: Callable[[Value, int], Sequence[Value]], number: int) -> list[Value]:
+        e = self.e
+        vectors = [e.slot(self.wide, e.constant(0.0, self.wide, self.lanes), self.lanes) for _ in range(number)]
+        rests = [e.slot(self.wide, 0.0) for _ in range(number)]
+        with e.vector_loop(self.length, self.lanes) as i:
+            for slot, value in zip(vectors, term(i, self.lanes), strict=True):
+                slot.set(slot.get() + value)
+        with e.left_over(self.length, self.lanes) as i:
+            for slot, value in zip(rests, term(i, 1), strict=True):
+                slot.set(slot.get() + value)
+        sums = []
+        for vector, rest in zip(vectors, rests, strict=True):
+            folded = vector.get()
+            while folded.lanes > 1:
+                low, high = e.halves(folded)
+                folded = low + high
+            sums.append(folded + rest.get())
+        return sums
 
     def write(self, base: Value, k: Value, value: Callable[[Value], Callable[[Value, int], Value]]) -> None:
         """The elements of a kept index of operand 0."""
         e, lanes = self.e, 32 // ITEMSIZE[self.wide]
         with e.loop(self.segments) as s:
             target, own = self.segment(base, 0, k, s), value(s)
-            with e.vector_loop(self.length, lanes) as i:
-                e.store(e.element(target, i, self.dtype), own(i, lanes).to(self.dtype))
-            with e.left_over(self.length, lanes) as i:
-                e.store(e.element(target, i, self.dtype), own(i, 1).to(self.dtype))
+
+            def store(i: Value, n: int) -> None:
+                e.store(e.element(target, i, self.dtype), own(i, n).to(self.dtype))
+
+            if self.width > 1:
+                store(self.first, self.width)
+            else:
+                with e.vector_loop(self.length, lanes) as i:
+                    store(i, lanes)
+                with e.left_over(self.length, lanes) as i:
+                    store(i, 1)
 
     def of(self, base: Value, k: Value) -> Value:
         """A value of a kept index."""
-        return self.e.load(self.e.element(base, k, self.wide), self.wide)
+        return self.e.load(self.e.element(base, k, self.wide), self.wide, self.width)
 
     def put(self, base: Value, k: Value, value: Value) -> None:
         self.e.store(self.e.element(base, k, self.wide), value)
 
     def slope(self, var: Value) -> Value:
-        return 1.0 / self.e.intrinsic("sqrt", var + self.eps)
+        return 1.0 / self.e.intrinsic("sqrt", var + self.spread(self.eps, self.width))
 
     def text(self, kind: str, affine: bool, name: str) -> str:
         """The IR text of a kernel."""
-        with self.e.loop(self.kept) as k:
-            if kind == "forward":
-                self._forward(k, affine)
-            else:
-                self._backward(k, affine)
-        self.e.finish()
-        return self.e.module(name)
+        e, body = self.e, self._forward if kind == "forward" else self._backward
+        columns = self.length.equals(1)
+        for own in self.strides[0::2] if kind == "backward" else self.strides[0:4:2]:
+            columns = columns & own.equals(ITEMSIZE[self.dtype])
+        with e.when(columns):
+            self.width = self.lanes
+            with e.vector_loop(self.kept, self.lanes) as k:
+                body(k, affine)
+            self.width = 1
+            with e.left_over(self.kept, self.lanes) as k:
+                body(k, affine)
+        with e.when(~columns), e.loop(self.kept) as k:
+            body(k, affine)
+        e.finish()
+        return e.module(name)
 
     def _forward(self, k: Value, affine: bool) -> None:
         e = self.e
@@ -131,7 +157,7 @@ class _Kernel:
             place = at(s)
             return lambda i, n: [self.load(place, i, n)]
 
-        mean = self.sums(element, 1)[0] / self.count
+        mean = self.sums(element, 1)[0] / self.spread(self.count, self.width)
 
         def squared(s: Value) -> Callable[[Value, int], Sequence[Value]]:
             place = at(s)
@@ -142,7 +168,7 @@ class _Kernel:
 
             return term
 
-        var = self.sums(squared, 1)[0] / self.count
+        var = self.sums(squared, 1)[0] / self.spread(self.count, self.width)
         self.put(mean_at, k, mean)
         self.put(var_at, k, var)
         scale, shift = self.slope(var), None
@@ -184,7 +210,8 @@ class _Kernel:
             self.put(pointers[1], k, weighted)
             self.put(pointers[2], k, plain)
             scale = slope * self.of(pointers[7], k)
-        plain, weighted = plain / self.count, weighted / self.count
+        count = self.spread(self.count, self.width)
+        plain, weighted = plain / count, weighted / count
 
         def result(s: Value) -> Callable[[Value, int], Value]:
             def value(i: Value, n: int) -> Value:

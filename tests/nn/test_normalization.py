@@ -12,7 +12,7 @@ import dagrun as dr
 from dagrun.core import tracing
 from dagrun.nn import functional as F
 
-SHAPES = [(4, 6, 5, 3), (16, 4), (3, 4, 33), (2, 8, 40, 41)]
+SHAPES = [(4, 6, 5, 3), (16, 4), (3, 4, 33), (2, 8, 40, 41), (9, 70)]
 TOLERANCES = (("float64", 1e-11), ("float32", 1e-4), ("float16", 2e-2))
 
 
@@ -58,6 +58,22 @@ def test_gradients_of_batch_norm(shape: Any, device: str) -> None:
     check_gradients(lambda a, c: F.batch_norm(a, None, None, bias=c, training=True) ** 2, x, b, device=device)
     mean, var = dr.asarray(b, device=device), dr.asarray(w, device=device)
     check_gradients(lambda *xs: F.batch_norm(xs[0], mean, var, *xs[1:]), x, w, b, device=device)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_columns_in_vectors_have_the_bits_of_single_ones(dtype: str, device: str) -> None:
+    x, w, b = operands((9, 70), 70, dtype)
+    g = np.random.default_rng(1).standard_normal(x.shape).astype(dtype)
+
+    def results(place: Any) -> list[bytes]:
+        own = [place(x, device=device), dr.asarray(w, device=device), dr.asarray(b, device=device)]
+        for a in own:
+            a.requires_grad = True
+        y = F.batch_norm(own[0], None, None, *own[1:], training=True)
+        y.backward(place(g, device=device))
+        return [made.numpy().tobytes() for made in (y, *(a.grad for a in own))]
+
+    assert results(dr.asarray) == results(placed_as)
 
 
 def test_running_averages_carry_no_gradient() -> None:
