@@ -109,6 +109,11 @@ def _power_exponent(g: Any, a: Any, y: Any, xp: Any) -> Any:
 
 
 def _gelu_slope(a: Any, xp: Any) -> Any:
+    density = xp.exp(-0.5 * a * a) * (1 / math.sqrt(2 * math.pi))
+    return 0.5 * (1 + xp.erf(a * math.sqrt(0.5))) + a * density
+
+
+def _gelu_tanh_slope(a: Any, xp: Any) -> Any:
     scale = math.sqrt(2 / math.pi)
     t = xp.tanh(scale * (a + 0.044715 * a * a * a))
     return 0.5 * (1 + t) + 0.5 * a * (1 - t * t) * (scale * (1 + 3 * 0.044715 * a * a))
@@ -276,12 +281,12 @@ silu = unary_function(
     "x * sigmoid(x) (Elfwing et al. 2018)",
     lambda g, a, y, xp: g * (xp.sigmoid(a) * (1 + a - y)),
 )
-gelu = unary_function(
-    "gelu",
+gelu_tanh = unary_function(
+    "gelu_tanh",
     lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
     _float_loop,
     "The Gaussian error linear unit in its tanh form (Hendrycks and Gimpel 2016)",
-    lambda g, a, xp: g * _gelu_slope(a, xp),
+    lambda g, a, xp: g * _gelu_tanh_slope(a, xp),
 )
 erf = unary_function(
     "erf",
@@ -289,6 +294,13 @@ erf = unary_function(
     _float_loop,
     "The error function",
     lambda g, a, xp: g * (2 / math.sqrt(math.pi) * xp.exp(-a * a)),
+)
+gelu = unary_function(
+    "gelu",
+    lambda x: 0.5 * x * (1 + np.vectorize(math.erf, otypes=[x.dtype])(x * math.sqrt(0.5))),
+    _float_loop,
+    "The Gaussian error linear unit, x times the normal distribution function at x (Hendrycks and Gimpel 2016)",
+    lambda g, a, xp: g * _gelu_slope(a, xp),
 )
 
 

@@ -88,8 +88,8 @@ CASES: list[Case] = [
     *_unary(
         "negative", "positive", "absolute", "abs", "square", "exp", "exp2", "expm1", "sin", "cos", "arctan", "atan",
         "sinh", "cosh",
-        "tanh", "arcsinh", "asinh", "deg2rad", "rad2deg", "sigmoid", "relu", "softplus", "silu", "gelu", "erf",
-        "sign", "floor", "ceil", "trunc", "rint", "round", "copy",
+        "tanh", "arcsinh", "asinh", "deg2rad", "rad2deg", "sigmoid", "relu", "softplus", "silu", "gelu", "gelu_tanh",
+        "erf", "sign", "floor", "ceil", "trunc", "rint", "round", "copy",
     ),
     *_unary("sqrt", "reciprocal", "log", "log2", "log10", "log1p", interval=_POSITIVE),
     *_unary("tan", "arcsin", "asin", "arccos", "acos", "arctanh", "atanh", interval=_WITHIN_ONE),

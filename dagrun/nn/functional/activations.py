@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from dagrun import ops
@@ -64,10 +63,10 @@ def celu(input: Array, alpha: float = 1.0, inplace: bool = False) -> Array:
 def gelu(input: Array, approximate: str = "none") -> Array:
     """x times the normal distribution function at x, or its "tanh" approximation (Hendrycks and Gimpel 2016)."""
     if approximate == "tanh":
-        return ops.gelu(input)
+        return ops.gelu_tanh(input)
     if approximate != "none":
         raise ValueError(f"gelu: approximate is {approximate!r}, expected 'none' or 'tanh'")
-    return 0.5 * input * (1 + ops.erf(input * math.sqrt(0.5)))
+    return ops.gelu(input)
 
 
 def mish(input: Array, inplace: bool = False) -> Array:
