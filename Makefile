@@ -8,7 +8,7 @@ PIP    := $(PY) -m pip --disable-pip-version-check --quiet
 PYTHON ?=
 
 NATIVE := $(wildcard dagrun/native/*.cpp dagrun/native/*.h dagrun/native/*.hpp)
-STRESS := tests/native/stress.cpp
+STRESS := tests/native/stress.cpp tests/cuda/emulator.cpp
 # What the stress test is linked with: the native core without its Python side.
 STRESS_WITH = $(shell grep -LE 'Python\.h|objects\.h' $(wildcard dagrun/native/*.cpp) /dev/null | grep -v /dev/null)
 
@@ -20,7 +20,7 @@ export PYTHONNOUSERSITE := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup test test-all lint format types layers doctest bench demo test-gpu bench-gpu tsan clean
+.PHONY: help setup test test-all lint format types layers doctest bench demo test-gpu test-emulated bench-gpu tsan clean
 
 say = @printf '\n== %s\n' '$(1)'
 
@@ -76,16 +76,21 @@ test-gpu: setup  ## run every test that takes a device on a CUDA GPU
 	$(call say,GPU tests)
 	@$(with_gpu) DAGRUN_TEST_CUDA=1 DAGRUN_CUDA_LOGICAL=2 $(PY) -m pytest -q -m "not long" -k "cuda or gpu"
 
+# Kernels are compiled by the C++ compiler when they are first used, and kept: the first run takes long.
+test-emulated: setup  ## run every test that takes a device on the CUDA emulator of the tests
+	$(call say,tests on the CUDA emulator)
+	@DAGRUN_TEST_CUDA=emulated $(PY) -m pytest -q -m "not long" -k cuda -o timeout=1500 -o faulthandler_timeout=1600
+
 bench-gpu: setup $(VENV)/.stamp-bench  ## run the benchmarks that need a CUDA GPU
 	$(call say,GPU benchmarks)
-	@$(with_gpu) { $(PY) -m pytest -q --timeout 0 -m gpu benches || test $$? -eq 5; }
+	@$(with_gpu) DAGRUN_CUDA_LOGICAL=2 $(PY) -m pytest -q --timeout 0 -m gpu benches
 
 # ThreadSanitizer maps memory at fixed places, which some kernels' address randomisation takes: hence setarch.
 tsan: $(STRESS)  ## stress the native executor under ThreadSanitizer
 	$(call say,ThreadSanitizer)
 	@mkdir -p build
 	@$(CXX) -std=c++17 -O1 -g -fno-omit-frame-pointer -fsanitize=thread -pthread -Idagrun/native \
-		$(STRESS) $(STRESS_WITH) -ldl -o build/stress-tsan
+		$(STRESS) $(STRESS_WITH) -rdynamic -ldl -o build/stress-tsan
 	@run=; setarch "$$(uname -m)" -R true 2>/dev/null && run="setarch $$(uname -m) -R"; \
 		TSAN_OPTIONS="halt_on_error=1 second_deadlock_stack=1" $$run build/stress-tsan
 

@@ -2,7 +2,8 @@
 
 A benchmark runs dagrun and its peers in turn within every round, so that both see the same machine; a claim is the
 median over rounds of the ratio of the two, set against a target. Every claim becomes a line at the end of the run and a
-row of `benches/results/cpu.md` (and `cpu.json`). A target that is not met is reported, it does not fail the run.
+row of `benches/results/cpu.md` (and `cpu.json`), or, on a GPU, of `gpu-<its name>.md`. A target that is not met is
+reported, it does not fail the run.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import importlib
 import json
 import os
 import platform
+import re
 import statistics
 import threading
 import time
@@ -25,9 +27,12 @@ import numpy as np
 import pytest
 
 import dagrun as dr
+from dagrun.backends import cuda
 from dagrun.core import configure, engine_stats, native
+from dagrun.errors import DeviceError
 
-RESULTS = Path(__file__).parent / "results"
+BENCHES = Path(__file__).parent
+RESULTS = Path(os.environ.get("DAGRUN_BENCH_RESULTS") or BENCHES / "results")
 # Before each measured run, until idle threads of the run before have stopped spinning.
 QUIET_SECONDS = 0.01
 BLAS_QUIET_SECONDS = 0.1  # the threads of OpenBLAS spin for 2**26 cycles, those of OpenMP for some milliseconds
@@ -140,6 +145,10 @@ class Bench:
         wanted = f"{'at most' if at_most is not None else 'at least'} {with_unit(bound, unit)}"
         self._keep(Claim(name, with_unit(value, unit), f"limit {with_unit(bound, unit)}", value / bound, wanted, met))
 
+    def figure(self, name: str, value: float, unit: str) -> None:
+        """A figure without anybody to compare with."""
+        self._keep(Claim(name, with_unit(value, unit), "", 1.0, "", None))
+
     def claim(
         self, name: str, ours: str, peer: str, ratio: float, at_least: float | None = None, at_most: float | None = None
     ) -> None:
@@ -156,9 +165,33 @@ class Bench:
 
 
 @pytest.fixture
-def bench(benchmark: Any) -> Bench:
-    """Paired rounds and claims for one test."""
-    return Bench(benchmark)
+def bench(request: pytest.FixtureRequest) -> Bench:
+    """Paired rounds and claims for one test; on a GPU, if the test is marked so and there is one."""
+    gpu = open_gpu() if request.node.get_closest_marker("gpu") else None
+    made = Bench(request.getfixturevalue("benchmark"))
+    made.benchmark.extra_info["gpu"] = gpu
+    return made
+
+
+def open_gpu() -> dict[str, Any]:
+    """Opens the CUDA devices; what figures on the first GPU depend on."""
+    if os.environ.get("DAGRUN_TEST_CUDA") == "emulated":
+        from tests.cuda.emulated import use_emulator
+
+        use_emulator()
+    try:
+        dr.zeros(1, device="cuda:0").wait()
+    except DeviceError as error:
+        pytest.skip(str(error))
+    name, nbytes, capability, _ = native.describe_gpu(0)
+    torch = Bench.torch()
+    return {
+        "gpu": name,
+        "gib": round(nbytes / 2**30, 1),
+        "capability": capability / 10,
+        "platform": cuda.platform().name,
+        "torch": torch.__version__ if torch else "none",
+    }
 
 
 @pytest.fixture(autouse=True)
@@ -205,42 +238,57 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 @pytest.hookimpl(trylast=True)  # after the table of pytest-benchmark
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     session = getattr(config, "_benchmarksession", None)
-    made = {b.fullname.split("/")[-1]: b.extra_info["claims"] for b in session.benchmarks} if session else {}
-    if not made:
+    benchmarks = session.benchmarks if session else []
+    if not benchmarks:
         return
     terminalreporter.section("claims")
-    for claims in made.values():
-        for claim in claims:
+    for benchmark in benchmarks:
+        for claim in benchmark.extra_info["claims"]:
             terminalreporter.write_line(Claim(**claim).line())
-    path = RESULTS / "cpu.json"
+    for gpu in {(b.extra_info["gpu"] or {}).get("gpu"): b.extra_info["gpu"] for b in benchmarks}.values():
+        made = {b.fullname.split("/")[-1]: b.extra_info["claims"] for b in benchmarks if b.extra_info["gpu"] == gpu}
+        terminalreporter.write_line(f"written to {write_results(gpu, made)}")
+
+
+def write_results(gpu: dict[str, Any] | None, made: dict[str, Any]) -> Path:
+    """Adds claims, by benchmark, to what is known of this machine; returns the table's path."""
+    where = machine() | (gpu or {})
+    name = "gpu-" + re.sub("[^a-z0-9]+", "-", gpu["gpu"].lower()).strip("-") if gpu else "cpu"
+    path = RESULTS / f"{name}.json"
     known = json.loads(path.read_text()) if path.exists() else {}
-    kept = known["benches"] if known.get("machine") == machine() else {}
+    kept = known["benches"] if known.get("machine") == where else {}
     merged = {name: claims for name, claims in {**kept, **made}.items() if still_there(name)}
-    report = {"machine": machine(), "benches": dict(sorted(merged.items()))}
+    report = {"machine": where, "benches": dict(sorted(merged.items()))}
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(report, indent=2) + "\n")
     path.with_suffix(".md").write_text(table(report))
-    terminalreporter.write_line(f"written to {path.with_suffix('.md')}")
+    return path.with_suffix(".md")
 
 
 def still_there(name: str) -> bool:
     """Whether the benchmark of an earlier run, "file::test[parameter]", still exists."""
     file, test = name.split("::")
-    path = RESULTS.parent / file
+    path = BENCHES / file
     return path.exists() and f"def {test.split('[')[0]}(" in path.read_text()
 
 
 def table(report: dict[str, Any]) -> str:
     """The report as Markdown."""
     where = report["machine"]
+    host = f"{where['cpu']}, {where['cores']} cores, Python {where['python']}, NumPy {where['numpy']}"
+    gpu = (
+        f"{where['gpu']}, {where['gib']} GiB, through {where['platform']}, torch {where['torch']}; "
+        if "gpu" in where
+        else ""
+    )
     lines = [
-        "# Benchmarks on CPU devices",
+        f"# Benchmarks on {'a GPU' if gpu else 'CPU devices'}",
         "",
-        f"{where['cpu']}, {where['cores']} cores, Python {where['python']}, NumPy {where['numpy']}.",
+        f"{gpu}{host}.",
         "",
-        "Written by `make bench`. dagrun and its peer run in turn in every round; the ratio is the median over rounds:",
-        "how many times the peer's speed, or, where the target is a time, how many times the peer's time. Against a",
-        "fixed limit it is the share of the limit. Only ratios carry over to other machines.",
+        f"Written by `make bench{'-gpu' if gpu else ''}`. dagrun and its peer run in turn in every round; the ratio is",
+        "the median over rounds: how many times the peer's speed, or, where the target is a time, how many times the",
+        "peer's time. Against a fixed limit it is the share of the limit. Only ratios carry over to other machines.",
     ]
     file = ""
     for name, claims in report["benches"].items():

@@ -57,7 +57,7 @@ def _combine(kind: type[BaseException]) -> type[OperationError]:
     return made
 
 
-OUT_OF_MEMORY, DEVICE_FAULT, REFUSED = -1, -3, -4
+OUT_OF_MEMORY, DEVICE_FAULT, REFUSED, MOVED = -1, -3, -4, -5
 
 
 def operation_error(failure: dict[str, Any]) -> OperationError:
@@ -78,6 +78,8 @@ def operation_error(failure: dict[str, Any]) -> OperationError:
         )
     elif failure["code"] == REFUSED:
         kind, reason = RuntimeError, f"the GPU's driver refused it: {failure['driver']}"
+    elif failure["code"] == MOVED:
+        kind, reason = RuntimeError, "an array that it was captured with lies in other memory by now: capture it again"
     elif failure["explain"] is not None:
         kind, reason = failure["explain"](failure["code"], failure["details"])
     else:

@@ -1,6 +1,7 @@
 """The engine's rules, each broken on purpose: a text of the native sources, and what replaces it in the mutant.
 
-`on` says where a mutant must be caught: "engine" on CPUs and simulated devices, "emulator" on emulated GPUs.
+`on` says where a mutant must be caught: "engine" on CPUs and simulated devices, "emulator" on emulated GPUs, "graphs"
+by the tests of CUDA graphs and of batches on GPUs.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ class Mutation:
 
 BOTH = ("engine", "emulator")
 GPU = ("emulator",)
+GRAPHS = ("graphs",)
 
 
 MUTATIONS = [
@@ -69,7 +71,9 @@ MUTATIONS = [
         "",
     ),
     # ---- streams
-    Mutation("no wait for an event", "streams.cpp", "  enqueue_wait(stream, other, source.event);\n", "", BOTH),
+    Mutation(
+        "no wait for an event", "streams.cpp", "  if (!enqueue_wait(stream, other, source.event)) return;\n", "", BOTH
+    ),
     Mutation(
         "an old event stands for a new one",
         "streams.cpp",
@@ -101,8 +105,8 @@ MUTATIONS = [
     Mutation(
         "a buffer moves under enqueued work",
         "executor.cpp",
-        "body->lane != kPython && !body->detaches &&",
-        "body->lane != kPython &&",
+        "body->lane == kPython || body->detaches || settings_.serial) return;",
+        "body->lane == kPython || settings_.serial) return;",
     ),
     Mutation(
         "what was launched counts as done",
@@ -156,6 +160,62 @@ MUTATIONS = [
         GPU,
     ),
     Mutation(
+        "staging memory goes back before the copy has ended",
+        "cuda.cpp",
+        "  prepared.staging_bytes = nbytes;\n",
+        "  prepared.staging_bytes = nbytes;\n  staging_.release(prepared.staging, nbytes);\n",
+        GPU,
+    ),
+    Mutation(
+        "pinned memory has no limit",
+        "cuda.cpp",
+        "staging_.limit_bytes = staging_.cache_bytes = kStagingBytes;",
+        "staging_.cache_bytes = kStagingBytes;",
+        GPU,
+    ),
+    Mutation(
+        "an event that is not complete goes to the next",
+        "cuda.cpp",
+        "    if (result == cuda::kNotReady) return;\n",
+        "    if (result == cuda::kNotReady) return gpu.events.push_back(queue.marks.front().event);\n",
+        GPU,
+    ),
+    Mutation(
+        "an event stands for its own stream alone, at its end",
+        "cuda.cpp",
+        "if (mark.clock[i]) take(static_cast<uint16_t>(i), mark.clock[i], out);",
+        "(void)i;",
+        GPU,
+    ),
+    Mutation(
+        "an event stands for its own stream alone, where it is waited for",
+        "streams.cpp",
+        "clock[i] = std::max(clock[i], source.event_clock[i]);",
+        "(void)i;",
+        GPU,
+    ),
+    Mutation(
+        "what a lost GPU had under way counts as done",
+        "cuda.cpp",
+        "    if (queues_[stream].gpu->lost) out.back().lost = queues_[stream].gpu;\n",
+        "",
+        GPU,
+    ),
+    Mutation(
+        "each lost GPU tells of itself",
+        "cuda.cpp",
+        "Gpu& first = launch.lost->culprit ? *launch.lost->culprit : *launch.lost;",
+        "Gpu& first = *launch.lost;",
+        GPU,
+    ),
+    Mutation(
+        "traces tell the host's times of launches",
+        "cuda.cpp",
+        "if (launch.before && launch.after && !launch.lost &&",
+        "if (false &&",
+        GPU,
+    ),
+    Mutation(
         "a copy is staged before its source is there",
         "executor.cpp",
         " &&\n      !(task.flags & from.flags & kCrosses)) {",
@@ -191,6 +251,127 @@ MUTATIONS = [
         "    return nullptr;\n",
         GPU,
     ),
+    # ---- batches and CUDA graphs
+    Mutation(
+        "a task of a batch comes after nothing",
+        "executor.cpp",
+        "          connect(index, slots[predecessor]))",
+        "          false)",
+        GRAPHS,
+    ),
+    Mutation(
+        "a batch does not wait for what was recorded before it",
+        "executor.cpp",
+        "    if (!body->operands.empty()) order_operands(index, call, edges, trace);\n",
+        "    for (const OperandSpec& spec : body->operands) call.operands[spec.index].buffer->references++;\n",
+        GRAPHS,
+    ),
+    Mutation("captured streams are not joined", "capture.cpp", "result = order(i, origin);", ";", GRAPHS),
+    Mutation(
+        "no wait is captured",
+        "cuda.cpp",
+        "if (queue.gpu->lost || queues_[source].gpu->lost) return;",
+        "if (queue.gpu->lost || queues_[source].gpu->lost || captures(stream)) return;",
+        GRAPHS,
+    ),
+    Mutation(
+        "events of a capture are asked after it",
+        "cuda.cpp",
+        "  if (captures(stream)) capture_->events.push_back(event);\n  else queue",
+        "  queue",
+        GRAPHS,
+    ),
+    Mutation(
+        "a capture ends before all is launched",
+        "capture.cpp",
+        "  room_.wait(lock, [&] { return capture_->launched == tasks; });\n",
+        "",
+        GRAPHS,
+    ),
+    Mutation(
+        "a captured program does not run at once",
+        "capture.cpp",
+        "  if (!result) result = driver_.graph_launch(made.executable, stream);\n",
+        "",
+        GRAPHS,
+    ),
+    Mutation(
+        "handles of cuBLAS are not made before a capture",
+        "capture.cpp",
+        "&& make_blas(queues_[i])) break;",
+        "&& false) break;",
+        GRAPHS,
+    ),
+    Mutation(
+        "products of a graph take the workspaces of streams",
+        "cuda.cpp",
+        "  if (k > 0 && captures(stream)) {\n",
+        "  if (false && captures(stream)) {\n",
+        GRAPHS,
+    ),
+    Mutation(
+        "a capture waits for memory that nobody gives back",
+        "cuda.cpp",
+        "    if (capture_ && &capture_->device->memory == &memory) return nullptr;",
+        "",
+        GRAPHS,
+    ),
+    Mutation(
+        "memory of a graph is given to others",
+        "graphs.cpp",
+        "      captured->kept.push_back(use.buffer);\n",
+        "      executor.drop_handle(use.buffer);\n",
+        GRAPHS,
+    ),
+    Mutation(
+        "a write moves what a graph uses",
+        "graphs.cpp",
+        "    if (block) use.buffer->graphs++;\n",
+        "",
+        GRAPHS,
+    ),
+    Mutation(
+        "a graph runs on memory that was replaced",
+        "cuda.cpp",
+        "graph && graph->addresses != launch.prepared.data) {",
+        "graph && false) {",
+        GRAPHS,
+    ),
+    Mutation(
+        "errors of replays are not looked at",
+        "cuda.cpp",
+        "replayed ? replayed->take_error(launch.code, launch.details) : nullptr;",
+        "nullptr;\n  (void)replayed;",
+        GRAPHS,
+    ),
+    Mutation(
+        "an error of one replay is found after the next",
+        "capture.cpp",
+        "  for (const Step& step : steps) std::memset(step.error, 0, kErrorWords * sizeof(int64_t));\n",
+        "",
+        GRAPHS,
+    ),
+    Mutation(
+        "a graph runs again before its errors were read",
+        "executor.cpp",
+        "  if (body->kernel && body->kernel->kind == Kernel::kGraph) task.flags |= kCrosses;\n",
+        "",
+        GRAPHS,
+    ),
+    Mutation(
+        "another thread takes part in a capture",
+        "graphs.cpp",
+        "    return !touches;\n",
+        "    PyErr_Clear();\n    return true;\n",
+        GRAPHS,
+    ),
+    Mutation(
+        "what other devices do in a capture is forgotten",
+        "graphs.cpp",
+        "  if (elsewhere) {\n",
+        "  if (false && elsewhere) {\n",
+        GRAPHS,
+    ),
     # ---- lifetimes
     Mutation(
         "memory goes back while tasks need it",
@@ -198,11 +379,12 @@ MUTATIONS = [
         "  } else if (left < kHandle) {\n",
         "  } else if (left < kHandle) {\n    if (char* data = buffer->data.exchange(nullptr)) "
         "buffer->device->memory.release(data, nbytes);\n",
+        BOTH,
     ),
     Mutation(
         "exported memory is written",
         "executor.cpp",
-        "return block && (!block->device || block->references.load(std::memory_order_acquire) > 1);",
+        "return block && (!block->device || block->references.load(std::memory_order_acquire) > 1 + buffer->graphs);",
         "return block && false;",
     ),
     Mutation(

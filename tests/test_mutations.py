@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import shutil
 import subprocess
@@ -16,7 +17,14 @@ ROOT = Path(__file__).parent.parent
 TESTS = {
     "engine": ["tests/test_tour.py", "tests/test_promises.py", "tests/test_random_programs.py"],
     "emulator": ["tests/cuda/test_devices.py"],
+    "graphs": ["tests/cuda/test_batches.py", "tests/cuda/test_graphs.py"],
 }
+# A failure is enough: nobody reads the smallest program.
+NO_SHRINKING = """
+from hypothesis import Phase, settings
+settings.register_profile("mutants", phases=[Phase.explicit, Phase.generate], database=None)
+settings.load_profile("mutants")
+"""
 CASES = [(mutation, where) for mutation in MUTATIONS for where in mutation.on]
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))
 
@@ -56,6 +64,7 @@ class Workshop:
         for name in ("tests", "kernels"):
             shutil.copytree(ROOT / name, folder / name, ignore=ignored)
         shutil.copy(ROOT / "pyproject.toml", folder)
+        (folder / "conftest.py").write_text(NO_SHRINKING)
         self.native = folder / "dagrun" / "native"
         self.objects = folder / "objects"
         self.objects.mkdir()
@@ -92,6 +101,12 @@ class Workshop:
             "DAGRUN_EXIT_SECONDS": "1",
         }
         return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, env=environment, timeout=800)
+
+
+@pytest.fixture(autouse=True)
+def no_hang() -> None:
+    """Some mutants hang; that ends within, and is no hang of this process."""
+    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(scope="module")

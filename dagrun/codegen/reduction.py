@@ -23,6 +23,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 
 from dagrun.codegen import layout
 from dagrun.codegen.compiler import Unsupported, compile_kernel, entry_name, host
@@ -117,6 +118,25 @@ def reduction_kernel(op: str, in_dtype: object, compute_dtype: object, out_dtype
     key = f"reduction; {op} {' '.join(names)}"
     build = _argument_ir if op in ARGUMENT_OPS else _reduction_ir
     return compile_kernel(key, lambda: build(op, *names, entry_name(key)))
+
+
+def parts_kernels(op: str, in_dtype: object, compute_dtype: object, out_dtype: object) -> tuple[int, int]:
+    """Addresses of the two CUDA kernels of a reduction in parts: of the parts from the input, of the result from them.
+
+    Data: parts (results, parts) in the compute dtype, input; then output, parts. Params: those of `reduction_params`,
+    then the length of a part, as `parts_of` gives it.
+    """
+    names = (str(in_dtype), str(compute_dtype), str(out_dtype))
+    return (
+        cuda_kernel("reduction", op, *names[:2], names[1], "reduce_parts"),
+        cuda_kernel("reduction", op, *names, "combine_parts"),
+    )
+
+
+def parts_of(params: bytes, compute_dtype: str) -> tuple[int, int]:
+    """(number of parts, their length) of each result, for a reduction of these params on a GPU; one part: no need."""
+    parts: tuple[int, int] = import_module("dagrun.codegen.cuda.reduction").split(params, compute_dtype)
+    return parts
 
 
 def reduction_params(

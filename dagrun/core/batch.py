@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from typing import Any
 
 from dagrun.core.engine import device_index, native
 from dagrun.devices import Device, device
@@ -32,12 +33,18 @@ def push_batch(
     where: str | Device = "cpu:0",
     function: int = 0,
     priorities: Sequence[int] | None = None,
+    calls: Sequence[tuple[Any, tuple[Any, ...], tuple[Any, ...], bytes] | None] | None = None,
 ) -> int:
     """Records len(predecessors) tasks at once, task i after those in predecessors[i]; gives the first's number.
 
-    All tasks run the native body at address `function` without operands; 0: they do nothing. `priorities`: larger ones
-    first among ready tasks, ties in order; see `critical_path_priorities`. ValueError where a task is not to come after
-    tasks before it only.
+    Task i runs `calls[i]`: a signature that is one native task on the device, the arrays that it writes and reads, the
+    bytes of its scalars. Without calls, or where one is None, it runs the native body at address `function` without
+    operands; 0: nothing. Edges among the tasks are those given and no others: of two calls that conflict one must come
+    after the other. What the calls read and write orders them with everything recorded before and after. Gradients do
+    not know of them. `priorities`: larger ones first among ready tasks, ties in order; see `critical_path_priorities`.
+
+    ValueError where a task is not to come after tasks before it only, where a call is not one native task, and for a
+    function on a GPU.
 
         >>> import dagrun as dr
         >>> first = push_batch([[], [0], [0], [1, 2]])
@@ -55,5 +62,7 @@ def push_batch(
     order = None if priorities is None else array("i", priorities)
     if order is not None and len(order) != len(predecessors):
         raise ValueError(f"push_batch: {len(order)} priorities for {len(predecessors)} tasks")
+    if calls is not None and len(calls) != len(predecessors):
+        raise ValueError(f"push_batch: {len(calls)} calls for {len(predecessors)} tasks")
     index = device_index(device(where))
-    return int(native.push_batch(first, flat, index, name, function, order))
+    return int(native.push_batch(first, flat, index, name, function, order, calls))

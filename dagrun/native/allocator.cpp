@@ -70,6 +70,7 @@ char* Allocator::allocate(int64_t nbytes) {
   const int64_t size = class_size(index);
   bool retried = false;
   for (;;) {
+    bool full = false;  // what is kept for reuse has to go first
     {
       std::lock_guard<SpinLock> guard(lock_);
       if (limit_bytes == 0 || live_ + size <= limit_bytes) {
@@ -83,6 +84,7 @@ char* Allocator::allocate(int64_t nbytes) {
         }
         if (memory || size > kLargest) {
           live_ += size;
+          full = limit_bytes && live_ + cached_ > limit_bytes;
           peak_ = std::max(peak_, live_);
         }
         if (memory) return memory;
@@ -91,6 +93,7 @@ char* Allocator::allocate(int64_t nbytes) {
       }
     }
     if (size > kLargest) {
+      if (full) trim();
       if (char* memory = take(size)) return memory;
       std::lock_guard<SpinLock> guard(lock_);
       live_ -= size;

@@ -35,7 +35,7 @@ class Allocator {
   MemoryStats stats();
   void reset_peak();
 
-  int64_t limit_bytes = 0;          // refuse to hold more than this; 0: no limit
+  int64_t limit_bytes = 0;          // refuse to hand out more than this, and keep no more with it; 0: no limit
   int64_t cache_bytes = 1LL << 30;  // keep at most this much freed memory
   bool overwrite_freed = false;     // fill memory with 0xA5 at release: shows every use after free
   MemorySource* source = nullptr;   // not owned; nullptr: the CPU's memory

@@ -9,8 +9,10 @@ namespace dagrun {
 namespace {
 
 constexpr int64_t kStagingBytes = 256 << 20;    // the most pinned memory that copies hold at once
-constexpr int64_t kWorkspaceBytes = 32 << 20;   // of cuBLAS, for each stream: what NVIDIA advises for Hopper
-constexpr int64_t kErrorBytes = 64;
+
+CudaGraph* graph_of(const Body& body) {
+  return body.kernel && body.kernel->kind == Kernel::kGraph ? static_cast<CudaGraph*>(body.kernel->function) : nullptr;
+}
 
 cuda::DevicePointer address(const char* memory) { return reinterpret_cast<cuda::DevicePointer>(memory); }
 
@@ -220,6 +222,7 @@ char* CudaStreams::allocate(Allocator& memory, int64_t nbytes) {
     memory.trim();
     if (char* found = memory.allocate(nbytes)) return found;
     std::unique_lock<std::mutex> lock(mutex_);
+    if (capture_ && &capture_->device->memory == &memory) return nullptr;  // nothing ends before the capture does
     if (concluded_ == seen && unfinished_ == 0) return nullptr;
     room_.wait(lock, [&] { return concluded_ != seen || unfinished_ == 0; });
   }
@@ -242,12 +245,13 @@ void CudaStreams::stage(uint32_t slot, Prepared& prepared) {
   else if (to_device) std::memcpy(prepared.staging, prepared.data[1], static_cast<size_t>(nbytes));
 }
 
-void CudaStreams::unstage(uint32_t slot, Prepared& prepared, bool good) {
+// What a GPU may still write to after it was lost is not used again; nor are error words.
+void CudaStreams::unstage(uint32_t slot, Prepared& prepared, bool good, bool lost) {
   if (!prepared.staging) return;
   const Body& body = *executor_.slot(slot).body;
   const bool to_device = is_device_memory(executor_.arguments(slot).operands[body.operands[0].index].buffer);
   if (good && !to_device) std::memcpy(prepared.data[0], prepared.staging, static_cast<size_t>(prepared.staging_bytes));
-  staging_.release(prepared.staging, prepared.staging_bytes);
+  if (!lost) staging_.release(prepared.staging, prepared.staging_bytes);
 }
 
 Prepared CudaStreams::prepare(uint32_t slot) {
@@ -258,12 +262,14 @@ Prepared CudaStreams::prepare(uint32_t slot) {
 
 // ---- launches
 
-cuda::Result CudaStreams::enqueue(Queue& queue, uint32_t slot, const Prepared& prepared, int64_t* error) {
+cuda::Result CudaStreams::enqueue(uint16_t stream, uint32_t slot, const Prepared& prepared, int64_t* error) {
+  Queue& queue = queues_[stream];
   const Body& body = *executor_.slot(slot).body;
   if (!body.kernel) return cuda::kSuccess;
   use(*queue.gpu);
   if (body.kernel->kind == Kernel::kCopy) return enqueue_copy(queue, slot, prepared);
-  if (body.kernel->kind == Kernel::kGemm) return enqueue_product(queue, body, prepared.data.data());
+  if (body.kernel->kind == Kernel::kGemm) return enqueue_product(stream, body, prepared.data.data());
+  if (body.kernel->kind == Kernel::kGraph) return driver_.graph_launch(graph_of(body)->executable, queue.stream);
   if (!body.kernel->blocks) return cuda::kSuccess;
   const Arguments& arguments = executor_.arguments(slot);
   KernelCall call;  // its sizes were checked when the body was made
@@ -301,7 +307,8 @@ cuda::Result CudaStreams::make_blas(Queue& queue) {
 }
 
 // Params as in `codegen/gemm.py`. cuBLAS thinks in columns: it computes the transposed product of the operands swapped.
-cuda::Result CudaStreams::enqueue_product(Queue& queue, const Body& body, char* const* data) {
+cuda::Result CudaStreams::enqueue_product(uint16_t stream, const Body& body, char* const* data) {
+  Queue& queue = queues_[stream];
   const int64_t* p = body.params.data();
   const int dims = static_cast<int>(p[0]), type = body.kernel->dtype, compute = body.kernel->compute;
   const int64_t m = p[1], n = p[2], k = p[3];
@@ -310,7 +317,11 @@ cuda::Result CudaStreams::enqueue_product(Queue& queue, const Body& body, char* 
   const int op_a = p[4] == 111 ? 0 : 1, op_b = p[5] == 111 ? 0 : 1;
   const int64_t lda = p[6], ldb = p[7], ldc = p[8];
   if (k > 0 && !queue.blas) {
-    if (const cuda::Result result = make_blas(queue)) return result;
+    // For a capture it was made before, where there was memory.
+    if (const cuda::Result result = captures(stream) ? cuda::kOutOfMemory : make_blas(queue)) return result;
+  }
+  if (k > 0 && captures(stream)) {
+    if (const cuda::Result result = own_workspace(stream)) return result;
   }
   const double one = 1, zero = 0;
   const float one_single = 1, zero_single = 0;
@@ -360,7 +371,7 @@ void CudaStreams::lose(Gpu& gpu, cuda::Result result, Gpu* culprit) {
   gpu.culprit = culprit;
   for (size_t i = 0; i < streams_.size(); i++) {
     Gpu& other = *queues_[i].gpu;
-    for (size_t k = 0; k < streams_[i].clock.size() && !other.lost && !queues_[i].launches.empty(); k++) {
+    for (size_t k = 0; k < streams_[i].clock.size() && !other.lost; k++) {
       if (queues_[k].gpu == &gpu && streams_[i].clock[k] > streams_[k].completed) lose(other, result, culprit ? culprit : &gpu);
     }
   }
@@ -368,8 +379,12 @@ void CudaStreams::lose(Gpu& gpu, cuda::Result result, Gpu* culprit) {
 
 int32_t CudaStreams::refused(cuda::Result result, int64_t* details) {
   details[0] = result;
-  details[1] = executor_.intern(result == cuda::kBlasFailed ? "cuBLAS refused the product" : cuda::describe(driver_, result));
+  details[1] = executor_.intern(problem_of(result));
   return kRefused;
+}
+
+std::string CudaStreams::problem_of(cuda::Result result) {
+  return result == cuda::kBlasFailed ? "cuBLAS refused the product" : cuda::describe(driver_, result);
 }
 
 void CudaStreams::enqueue_task(uint16_t stream, uint32_t slot, Prepared prepared) {
@@ -386,21 +401,43 @@ void CudaStreams::enqueue_task(uint16_t stream, uint32_t slot, Prepared prepared
   } else if (launch.prepared.refused_bytes) {
     launch.code = kOutOfMemory;
     launch.details[0] = launch.prepared.refused_bytes;
+  } else if (const CudaGraph* graph = graph_of(*executor_.slot(slot).body); graph && graph->addresses != launch.prepared.data) {
+    launch.code = kMoved;
   } else {
     launch.error = reinterpret_cast<int64_t*>(errors_.allocate(kErrorBytes));
     if (!launch.error) {
       launch.code = refused(cuda::kOutOfMemory, launch.details);
     } else {
       std::memset(launch.error, 0, kErrorBytes);
-      const cuda::Result result = enqueue(queue, slot, launch.prepared, launch.error);
+      if (executor_.tracing() && !captures(stream)) launch.base_ns = start_clock(*queue.gpu);
+      else if (!executor_.tracing()) queue.gpu->base_ns = 0;
+      if (launch.base_ns) launch.before = record_time(queue);
+      const cuda::Result result = enqueue(stream, slot, launch.prepared, launch.error);
       launch.enqueued = !result;
+      if (launch.base_ns && !result) launch.after = record_time(queue);
       if (result && cuda::is_sticky(result)) lose(*queue.gpu, result);
       else if (result) launch.code = refused(result, launch.details);
     }
   }
+  if (captures(stream)) {
+    launch.graph = capture_->graph.get();
+    if (launch.error) {
+      const Task& task = executor_.slot(slot);
+      launch.graph->steps.push_back({task.body, task.sequence.load(std::memory_order_relaxed), task.site, launch.error});
+    }
+    capture_->launched++;
+    room_.notify_all();
+  }
   queue.launches.push_back(std::move(launch));
   if (unfinished_++ == 0) work_.notify_one();
-  if (streams_[stream].launched >= streams_[stream].event_position + kLaunchesPerEvent) record_event(stream);
+  if (!captures(stream) && streams_[stream].launched >= streams_[stream].event_position + kLaunchesPerEvent) record_event(stream);
+}
+
+cuda::Result CudaStreams::new_event(Gpu& gpu, cuda::Handle* event) {
+  if (gpu.events.empty()) return driver_.event_create(event, cuda::kEventDisableTiming);
+  *event = gpu.events.back();
+  gpu.events.pop_back();
+  return cuda::kSuccess;
 }
 
 void CudaStreams::enqueue_record(uint16_t stream, uint64_t) {
@@ -409,27 +446,31 @@ void CudaStreams::enqueue_record(uint16_t stream, uint64_t) {
   if (gpu.lost) return;
   use(gpu);
   cuda::Handle event = nullptr;
-  cuda::Result result = cuda::kSuccess;
-  if (gpu.events.empty()) {
-    result = driver_.event_create(&event, cuda::kEventDisableTiming);
-  } else {
-    event = gpu.events.back();
-    gpu.events.pop_back();
-  }
+  cuda::Result result = new_event(gpu, &event);
   if (!result) result = driver_.event_record(event, queue.stream);
   if (result) {
     lose(gpu, result);
     return;
   }
   queue.last_event = event;
-  queue.marks.push_back({event, streams_[stream].event_position, streams_[stream].event_clock});
+  if (captures(stream)) capture_->events.push_back(event);
+  else queue.marks.push_back({event, streams_[stream].event_position, streams_[stream].event_clock});
 }
 
-void CudaStreams::enqueue_wait(uint16_t stream, uint16_t source, uint64_t) {
-  Queue& queue = queues_[stream];
-  if (queue.gpu->lost || queues_[source].gpu->lost) return;  // what is waited for fails, and so does who waits
-  use(*queue.gpu);
-  if (const cuda::Result result = driver_.stream_wait_event(queue.stream, queues_[source].last_event, 0)) lose(*queue.gpu, result);
+// What waits for a lost GPU fails with it, or needs nothing of it: it does not wait, and its stream does not come after what
+// the lost one came after.
+bool CudaStreams::enqueue_wait(uint16_t stream, uint16_t source, uint64_t) {
+  Gpu &own = *queues_[stream].gpu, &far = *queues_[source].gpu;
+  if (own.lost || far.lost) return false;
+  const cuda::Handle event = queues_[source].last_event;
+  use(own);
+  const cuda::Result result = driver_.stream_wait_event(queues_[stream].stream, event, 0);
+  if (!result) return true;
+  use(far);  // whose error is it?
+  const cuda::Result theirs = &far == &own ? cuda::kNotReady : driver_.event_query(event);
+  if (theirs && theirs != cuda::kNotReady) lose(far, theirs);
+  else lose(own, result);
+  return false;
 }
 
 // ---- the end of launches
@@ -438,6 +479,7 @@ void CudaStreams::take(uint16_t stream, uint64_t position, std::vector<Launch>& 
   std::deque<Launch>& launches = queues_[stream].launches;
   while (!launches.empty() && launches.front().position <= position) {
     out.push_back(std::move(launches.front()));
+    if (queues_[stream].gpu->lost) out.back().lost = queues_[stream].gpu;
     launches.pop_front();
   }
   streams_[stream].completed = std::max(streams_[stream].completed, position);
@@ -447,6 +489,7 @@ void CudaStreams::take(uint16_t stream, uint64_t position, std::vector<Launch>& 
 void CudaStreams::take_complete(uint16_t stream, std::vector<Launch>& out) {
   Queue& queue = queues_[stream];
   Gpu& gpu = *queue.gpu;
+  if (!gpu.lost && captures(stream)) return;
   if (!gpu.lost && !queue.launches.empty() && queue.marks.empty()) record_event(stream);
   while (!gpu.lost && !queue.marks.empty()) {
     use(gpu);
@@ -464,15 +507,16 @@ void CudaStreams::take_complete(uint16_t stream, std::vector<Launch>& out) {
     take(stream, mark.position, out);
     gpu.events.push_back(mark.event);
   }
-  if (!gpu.lost) return;
-  const size_t before = out.size();
-  take(stream, streams_[stream].launched, out);
-  for (size_t i = before; i < out.size(); i++) out[i].lost = &gpu;
+  if (gpu.lost) take(stream, streams_[stream].launched, out);
 }
 
 void CudaStreams::conclude(Launch& launch, Worker* worker) {
   std::shared_ptr<Failure> failure;
+  CudaGraph* const replayed = graph_of(*executor_.slot(launch.slot).body);
+  const CudaGraph::Step* wrong = replayed ? replayed->take_error(launch.code, launch.details) : nullptr;
   if (executor_.poisoned(launch.slot)) {  // that is why it fails
+  } else if (wrong) {
+    failure = executor_.fail_as(wrong->body, launch.slot, wrong->site, launch.code, launch.details);
   } else if (launch.code) {
     failure = executor_.fail(launch.slot, launch.code, launch.details);
   } else if (launch.lost) {
@@ -485,15 +529,18 @@ void CudaStreams::conclude(Launch& launch, Worker* worker) {
   } else if (launch.error && launch.error[0]) {
     failure = executor_.fail(launch.slot, static_cast<int32_t>(launch.error[0]), launch.error + 1);
   }
-  unstage(launch.slot, launch.prepared, !failure && launch.enqueued);
-  if (launch.error && !launch.lost) errors_.release(reinterpret_cast<char*>(launch.error), kErrorBytes);
-  int64_t begin = 0;
-  if (executor_.tracing()) {
-    begin = std::max(launch.begin_ns, ended_[launch.stream]);
-    for (auto [stream, position] : executor_.arguments(launch.slot).stream->waits) begin = std::max(begin, ended_[stream]);
+  unstage(launch.slot, launch.prepared, !failure && launch.enqueued, launch.lost);
+  if (launch.graph) {  // which keeps the words for its runs
+    if (launch.code || launch.lost) {
+      launch.graph->incomplete = true;
+      if (!launch.graph->failure) launch.graph->failure = failure;
+    }
+    if (launch.error) std::memset(launch.error, 0, kErrorBytes);
+  } else if (launch.error && !launch.lost) {
+    give_back_error(launch.error);
   }
-  executor_.conclude(launch.slot, std::move(failure), worker, launch.stream, begin);
-  ended_[launch.stream] = Executor::now_ns();
+  const auto [begin, end] = executor_.tracing() ? times(launch) : std::pair<int64_t, int64_t>();
+  executor_.conclude(launch.slot, std::move(failure), worker, launch.stream, begin, end);
 }
 
 void CudaStreams::main() {
@@ -505,7 +552,7 @@ void CudaStreams::main() {
     work_.wait(lock, [this] { return stop_ || unfinished_ > 0; });
     if (stop_) return;  // whatever is left is dropped: the engine has waited for it already, or given up
     for (uint16_t i = 0; i < streams_.size(); i++) take_complete(i, done);
-    ended_.resize(queues_.size());
+    ends_.resize(queues_.size());
     lock.unlock();
     if (done.empty()) {
       // A tiny kernel takes some microseconds; whoever waits longer than a few of them must not keep a core.
@@ -523,10 +570,65 @@ void CudaStreams::main() {
     executor_.flush(worker);
     lock.lock();
     unfinished_ -= done.size();
+    for (const Launch& launch : done) {
+      if (launch.graph) launch.graph->concluded++;
+      for (cuda::Handle event : {launch.before, launch.after}) {
+        if (event) queues_[launch.stream].gpu->timed_events.push_back(event);
+      }
+    }
     concluded_++;
     done.clear();
     room_.notify_all();
   }
+}
+
+// ---- times, for traces
+
+// Gives an event of the GPU a time of the host, and returns it: the one before it was recorded, so that nothing is told
+// too late. 0: that failed.
+int64_t CudaStreams::start_clock(Gpu& gpu) {
+  if (gpu.base_ns) return gpu.base_ns;
+  use(gpu);
+  if (!gpu.base && driver_.event_create(&gpu.base, cuda::kEventDefault)) return 0;
+  const int64_t now = Executor::now_ns();
+  if (driver_.event_record(gpu.base, gpu.own_stream) || driver_.stream_synchronize(gpu.own_stream)) return 0;
+  return gpu.base_ns = now;
+}
+
+cuda::Handle CudaStreams::record_time(Queue& queue) {
+  use(*queue.gpu);
+  std::vector<cuda::Handle>& events = queue.gpu->timed_events;
+  cuda::Handle event = nullptr;
+  if (!events.empty()) {
+    event = events.back();
+    events.pop_back();
+  } else if (driver_.event_create(&event, cuda::kEventDefault)) {
+    return nullptr;
+  }
+  if (!driver_.event_record(event, queue.stream)) return event;
+  events.push_back(event);
+  return nullptr;
+}
+
+// When a launch began and ended. Its length is the GPU's own; it is moved to where what it came after had ended.
+std::pair<int64_t, int64_t> CudaStreams::times(const Launch& launch) {
+  const Gpu& gpu = *queues_[launch.stream].gpu;
+  const int64_t now = Executor::now_ns();
+  int64_t earliest = std::max(launch.begin_ns, ends_[launch.stream].of(launch.position - 1));
+  for (auto [stream, position] : executor_.arguments(launch.slot).stream->waits)
+    earliest = std::max(earliest, ends_[stream].of(position));
+  int64_t begin = earliest, end = now;
+  float whole = 0, since = 0;  // in milliseconds
+  use(gpu);
+  if (launch.before && launch.after && !launch.lost && !driver_.event_elapsed(&whole, launch.before, launch.after) &&
+      !driver_.event_elapsed(&since, gpu.base, launch.before)) {
+    begin = std::max(earliest, launch.base_ns + static_cast<int64_t>(since * 1e6));
+    end = std::min(now, begin + static_cast<int64_t>(whole * 1e6));
+  }
+  Ends& ends = ends_[launch.stream];
+  if (ends.first + ends.at.size() != launch.position) ends = {launch.position, {}};
+  ends.at.push_back(end);
+  return {std::min(begin, end), end};
 }
 
 // ---- the serial engine
@@ -541,34 +643,33 @@ int32_t CudaStreams::run_here(uint32_t slot, char** data, int64_t* details) {
     return kOutOfMemory;
   }
   auto* error = reinterpret_cast<int64_t*>(errors_.allocate(kErrorBytes));
-  Queue* queue = nullptr;
+  uint16_t stream = 0;
   cuda::Result result = error ? cuda::kSuccess : cuda::kOutOfMemory;
   {
     std::lock_guard<std::mutex> guard(mutex_);
-    for (uint16_t i = 0; !queue && i < queues_.size(); i++) {
-      if (streams_[i].device == task.device) queue = &queues_[i];
-    }
-    if (!result) result = queue->gpu->lost;
+    while (streams_[stream].device != task.device) stream++;
+    if (!result) result = queues_[stream].gpu->lost;
     if (!result) {
       std::memset(error, 0, kErrorBytes);
-      result = enqueue(*queue, slot, prepared, error);
+      result = enqueue(stream, slot, prepared, error);
     }
   }
-  if (!result) result = driver_.stream_synchronize(queue->stream);
+  const Queue& queue = queues_[stream];
+  if (!result) result = driver_.stream_synchronize(queue.stream);
   int32_t code = 0;
   if (result) {
     code = refused(result, details);
     if (cuda::is_sticky(result)) {
       std::lock_guard<std::mutex> guard(mutex_);
-      lose(*queue->gpu, result);
+      lose(*queue.gpu, result);
       code = kDeviceFault;
     }
   } else if (error[0]) {
     code = static_cast<int32_t>(error[0]);
     std::copy(error + 1, error + 5, details);
   }
-  unstage(slot, prepared, !code);
-  if (error && code != kDeviceFault) errors_.release(reinterpret_cast<char*>(error), kErrorBytes);
+  unstage(slot, prepared, !code, code == kDeviceFault);
+  if (error && code != kDeviceFault) give_back_error(error);
   return code;
 }
 

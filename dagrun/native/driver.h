@@ -17,8 +17,9 @@ constexpr Result kNotReady = 600;
 constexpr Result kBlasFailed = -1;  // of our own: cuBLAS counts differently
 constexpr int kFloat32 = 0, kFloat64 = 1, kFloat16 = 2, kBfloat16 = 14;  // cudaDataType
 constexpr unsigned kStreamNonBlocking = 1;
-constexpr unsigned kEventDisableTiming = 2;
+constexpr unsigned kEventDefault = 0, kEventDisableTiming = 2;
 constexpr unsigned kHostAllocPortable = 1;
+constexpr int kCaptureRelaxed = 2;  // CU_STREAM_CAPTURE_MODE_RELAXED
 constexpr int kMaxDynamicSharedBytes = 8;  // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 constexpr int kComputeCapabilityMajor = 75, kComputeCapabilityMinor = 76;  // CU_DEVICE_ATTRIBUTE_...
 
@@ -40,6 +41,7 @@ struct Driver {
   Result (*event_create)(Handle*, unsigned);
   Result (*event_record)(Handle, Handle);
   Result (*event_query)(Handle);
+  Result (*event_elapsed)(float*, Handle, Handle);
   Result (*allocate)(DevicePointer*, size_t);
   Result (*release)(DevicePointer);
   Result (*host_allocate)(void**, size_t, unsigned);
@@ -53,6 +55,13 @@ struct Driver {
   Result (*module_function)(Handle*, Handle, const char*);
   Result (*function_attribute)(Handle, int, int);
   Result (*launch)(Handle, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, Handle, void**, void**);
+  Result (*begin_capture)(Handle, int);
+  Result (*end_capture)(Handle, Handle*);
+  Result (*graph_nodes)(Handle, Handle*, size_t*);
+  Result (*graph_instantiate)(Handle*, Handle, unsigned long long);
+  Result (*graph_launch)(Handle, Handle);
+  Result (*graph_destroy)(Handle);
+  Result (*executable_destroy)(Handle);
   Result (*error_name)(Result, const char**);
 };
 

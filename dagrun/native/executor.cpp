@@ -237,6 +237,7 @@ Buffer* Executor::new_buffer(Device* device, int64_t nbytes) {
   buffer->device = device;
   buffer->block.store(nullptr, std::memory_order_relaxed);
   buffer->detach_failed = false;
+  buffer->graphs = 0;
   buffer->donated = false;
   buffer->id = next_buffer_id_++;
   buffer->version = 0;
@@ -279,28 +280,33 @@ bool Executor::link(uint32_t index, uint32_t predecessor, bool at_launch) {
 
 bool Executor::add_edge(uint32_t index, const AccessRecord& record, EdgeKind kind, int& edges, TraceTask* trace) {
   if (record.sequence == slot(index).sequence.load(std::memory_order_relaxed)) return false;  // its own earlier operand
+  if (record.sequence >= batch_base_) return false;
   for (uint64_t sequence : recent_) {
     if (sequence == record.sequence) return false;
   }
   recent_.push_back(record.sequence);
   if (trace) trace->predecessors.emplace_back(record.sequence, kind);
-  Task& from = slot(record.task);
-  if (from.sequence.load(std::memory_order_acquire) != record.sequence) return false;  // done, its slot reused
+  if (slot(record.task).sequence.load(std::memory_order_acquire) != record.sequence) return false;  // done, its slot reused
+  if (connect(index, record.task)) edges++;
+  return true;
+}
+
+// Makes a task come after another that is in its slot still; false: the edge is satisfied.
+bool Executor::connect(uint32_t index, uint32_t predecessor) {
   Task& task = slot(index);
+  Task& from = slot(predecessor);
   Streams* streams = devices_[task.device]->streams;
   // What one copy brings to the CPU's memory another may take from there only when it is done: streams do not order that.
   if ((task.flags & kStreamed) && (from.flags & kStreamed) && devices_[from.device]->streams == streams &&
       !(task.flags & from.flags & kCrosses)) {
-    if (link(index, record.task, true)) {
-      edges++;
-    } else if (from.done_head.load(std::memory_order_acquire) != kClosed) {
-      const Arguments& launched = arguments(record.task);  // and not done
+    if (link(index, predecessor, true)) return true;
+    if (from.done_head.load(std::memory_order_acquire) != kClosed) {
+      const Arguments& launched = arguments(predecessor);  // and not done
       streams->note_wait(arguments(index).stream, launched.stream_index, launched.position);
     }
-    return true;
+    return false;
   }
-  if (link(index, record.task, false)) edges++;
-  return true;
+  return link(index, predecessor, false);
 }
 
 // Finished accesses order nothing any more. A trace keeps the writes: its edges tell where values came from.
@@ -358,19 +364,17 @@ void Executor::fill_arguments(uint32_t index, const Call& call) {
   a.stream = nullptr;
 }
 
-TaskName Executor::push(const Call& call) {
-  const Body* body = call.body;
-  const uint32_t index = allocate_slot();
-  const uint64_t sequence = next_sequence_++;
+void Executor::open_task(uint32_t index, uint64_t sequence, const Body* body, uint16_t device, uint32_t site,
+                         int32_t priority) {
   Task& task = slot(index);
   task.links = 0;
   task.link_blocks = 0;
   task.lane = body->lane;
-  task.flags = settings_.serial ? kOwned : 0;
-  task.device = call.device;
+  task.flags = 0;
+  task.device = device;
   task.body = body;
-  task.site = call.site;
-  task.priority = body->priority;
+  task.site = site;
+  task.priority = priority;
   task.holds_lane = false;
   task.waited.store(0, std::memory_order_relaxed);
   task.pending.store(kRecording, std::memory_order_relaxed);
@@ -378,6 +382,49 @@ TaskName Executor::push(const Call& call) {
   task.launch_head.store(0, std::memory_order_relaxed);
   task.sequence.store(sequence, std::memory_order_release);
   task.done_head.store(0, std::memory_order_release);
+}
+
+// Arguments, and whether the task runs on a stream.
+void Executor::add_arguments(uint32_t index, const Call& call) {
+  Task& task = slot(index);
+  const Body* body = call.body;
+  const Device& device = *devices_[call.device];
+  task.flags |= kHasArguments;
+  fill_arguments(index, call);
+  // A detach moves a buffer: what is enqueued behind it on a stream would have the old address already.
+  if (!device.streams || body->lane == kPython || body->detaches || settings_.serial) return;
+  task.flags |= kStreamed;
+  arguments(index).stream = new StreamInfo();
+  if (!device.memory.source) return;
+  if (body->kernel && body->kernel->kind == Kernel::kGraph) task.flags |= kCrosses;
+  for (const OperandSpec& spec : body->operands) {
+    if (!call.operands[spec.index].buffer->device->memory.source) task.flags |= kCrosses;
+  }
+}
+
+void Executor::order_operands(uint32_t index, const Call& call, int& edges, TraceTask* trace) {
+  const uint64_t sequence = slot(index).sequence.load(std::memory_order_relaxed);
+  recent_.clear();
+  for (const OperandSpec& spec : call.body->operands) {
+    Buffer* buffer = call.operands[spec.index].buffer;
+    buffer->references.fetch_add(1, std::memory_order_relaxed);
+    order_access(index, sequence, buffer, region_of(spec, call.operands), spec.mode, edges, trace);
+    if (spec.mode & kWrite) {
+      if (buffer->version++ == 0) buffer->first_writer = sequence;
+      buffer->last_writer = sequence;
+      buffer->writer_name = call.body->name;
+      buffer->writer_site = call.site;
+    }
+  }
+}
+
+TaskName Executor::push(const Call& call) {
+  const Body* body = call.body;
+  const uint32_t index = allocate_slot();
+  const uint64_t sequence = next_sequence_++;
+  Task& task = slot(index);
+  open_task(index, sequence, body, call.device, call.site, body->priority);
+  if (settings_.serial) task.flags = kOwned;
   TraceTask* trace = nullptr;
   if (tracing_) {
     trace_tasks_.push_back({sequence, body->name, body->shapes, call.site, call.device, body->lane, body->priority,
@@ -386,30 +433,8 @@ TaskName Executor::push(const Call& call) {
   }
   int edges = 0;
   if (!body->operands.empty() || call.callable || call.scalar_count) {
-    task.flags |= kHasArguments;
-    fill_arguments(index, call);
-    // A detach moves a buffer: what is enqueued behind it on a stream would have the old address already.
-    if (devices_[call.device]->streams && body->lane != kPython && !body->detaches && !settings_.serial) {
-      task.flags |= kStreamed;
-      arguments(index).stream = new StreamInfo();
-      if (devices_[call.device]->memory.source) {
-        for (const OperandSpec& spec : body->operands) {
-          if (!call.operands[spec.index].buffer->device->memory.source) task.flags |= kCrosses;
-        }
-      }
-    }
-    recent_.clear();
-    for (const OperandSpec& spec : body->operands) {
-      Buffer* buffer = call.operands[spec.index].buffer;
-      buffer->references.fetch_add(1, std::memory_order_relaxed);
-      order_access(index, sequence, buffer, region_of(spec, call.operands), spec.mode, edges, trace);
-      if (spec.mode & kWrite) {
-        if (buffer->version++ == 0) buffer->first_writer = sequence;
-        buffer->last_writer = sequence;
-        buffer->writer_name = body->name;
-        buffer->writer_site = call.site;
-      }
-    }
+    add_arguments(index, call);
+    order_operands(index, call, edges, trace);
   }
   pushed_.fetch_add(1, std::memory_order_relaxed);
   if (task.pending.fetch_sub(kRecording - edges, std::memory_order_acq_rel) == kRecording - edges)
@@ -423,6 +448,8 @@ uint64_t Executor::push_batch(const Batch& batch) {
   const uint64_t base = next_sequence_;
   next_sequence_ += batch.count;
   pushed_.fetch_add(batch.count, std::memory_order_relaxed);
+  batch_base_ = base;
+  const bool streamed = devices_[batch.device]->streams && !settings_.serial;
   // Predecessors lie anywhere, in lines that the workers write: ask for them some tasks ahead.
   constexpr uint32_t kFar = 24, kNear = 10;
   for (uint32_t i = 0; i < batch.count; i++) {
@@ -435,37 +462,33 @@ uint64_t Executor::push_batch(const Batch& batch) {
     }
     const uint32_t index = slots[i] = allocate_slot();
     Task& task = slot(index);
-    const uint32_t begin = batch.first[i], end = batch.first[i + 1];
-    task.links = 0;
-    task.link_blocks = 0;
-    task.lane = batch.bodies[i]->lane;
-    task.flags = 0;
-    task.device = batch.device;
-    task.body = batch.bodies[i];
-    task.site = batch.site;
-    task.holds_lane = false;
-    task.priority = batch.priorities ? batch.priorities[i] : 0;
-    task.waited.store(0, std::memory_order_relaxed);
-    task.pending.store(static_cast<int32_t>(end - begin) + 1, std::memory_order_relaxed);
-    task.state.store(State::kPending, std::memory_order_relaxed);
-    task.launch_head.store(0, std::memory_order_relaxed);
-    task.sequence.store(base + i, std::memory_order_release);
-    task.done_head.store(0, std::memory_order_release);
+    const Body* body = batch.bodies[i];
+    open_task(index, base + i, body, batch.device, batch.site, batch.priorities ? batch.priorities[i] : 0);
+    TraceTask* trace = nullptr;
     if (tracing_) {
-      trace_tasks_.push_back({base + i, task.body->name, task.body->shapes, batch.site, batch.device, task.lane,
-                              task.priority, now_ns(), {}, {}});
+      trace_tasks_.push_back({base + i, body->name, body->shapes, batch.site, batch.device, task.lane, task.priority,
+                              now_ns(), {}, {}});
+      trace = &trace_tasks_.back();
     }
-    int missing = 1;  // edges already satisfied, and the guard
-    for (uint32_t p = begin; p < end; p++) {
+    Call call;
+    call.body = body;
+    call.device = batch.device;
+    if (batch.calls) call = batch.calls[i];
+    if (streamed || !body->operands.empty() || call.scalar_count) add_arguments(index, call);
+    int edges = 0;
+    for (uint32_t p = batch.first[i]; p < batch.first[i + 1]; p++) {
       const uint32_t predecessor = batch.predecessors[p];
-      if (tracing_) trace_tasks_.back().predecessors.emplace_back(base + predecessor, kRAW);
+      if (trace) trace->predecessors.emplace_back(base + predecessor, kRAW);
       // A finished predecessor's slot may serve a later task of this batch by now: its sequence number tells.
-      if (slot(slots[predecessor]).sequence.load(std::memory_order_acquire) != base + predecessor ||
-          !link(index, slots[predecessor], false))
-        missing++;
+      if (slot(slots[predecessor]).sequence.load(std::memory_order_acquire) == base + predecessor &&
+          connect(index, slots[predecessor]))
+        edges++;
     }
-    if (task.pending.fetch_sub(missing, std::memory_order_acq_rel) == missing) make_ready(index, nullptr);
+    if (!body->operands.empty()) order_operands(index, call, edges, trace);
+    if (task.pending.fetch_sub(kRecording - edges, std::memory_order_acq_rel) == kRecording - edges)
+      make_ready(index, nullptr);
   }
+  batch_base_ = UINT64_MAX;
   return base;
 }
 
@@ -722,7 +745,7 @@ Block* Executor::export_block(Buffer* buffer) {
 
 bool Executor::needs_detach(Buffer* buffer) {
   Block* block = buffer->block;
-  return block && (!block->device || block->references.load(std::memory_order_acquire) > 1);
+  return block && (!block->device || block->references.load(std::memory_order_acquire) > 1 + buffer->graphs);
 }
 
 // Replaces exported or lent memory by a copy of its own; the task that calls it has the whole buffer to itself.
@@ -738,6 +761,7 @@ void Executor::detach(Buffer* buffer) {
   {
     std::lock_guard<SpinLock> guard(record_lock_);  // the recorder may be looking at the block: see needs_detach
     buffer->block = nullptr;
+    buffer->graphs = 0;
   }
   drop_block(block);
 }
@@ -1002,18 +1026,24 @@ void Executor::execute(uint32_t index, char** data, int64_t refused_bytes, Worke
   settle_and_finish(index, std::move(failure), worker, stream, begin);
 }
 
-void Executor::conclude(uint32_t index, std::shared_ptr<Failure> failure, Worker* worker, int32_t stream, int64_t begin_ns) {
+void Executor::conclude(uint32_t index, std::shared_ptr<Failure> failure, Worker* worker, int32_t stream, int64_t begin_ns,
+                        int64_t end_ns) {
   if (auto poison = find_poison(slot(index).body, arguments(index).operands)) failure = std::move(poison);
-  settle_and_finish(index, std::move(failure), worker, stream, begin_ns);
+  settle_and_finish(index, std::move(failure), worker, stream, begin_ns, end_ns);
 }
 
 std::shared_ptr<Failure> Executor::fail(uint32_t index, int32_t code, const int64_t* details) {
   const Task& task = slot(index);
-  return make_failure(task.body, task.sequence.load(std::memory_order_relaxed), task.site, task.device, code, details, nullptr);
+  return fail_as(task.body, index, task.site, code, details);
+}
+
+std::shared_ptr<Failure> Executor::fail_as(const Body* body, uint32_t index, uint32_t site, int32_t code, const int64_t* details) {
+  const Task& task = slot(index);
+  return make_failure(body, task.sequence.load(std::memory_order_relaxed), site, task.device, code, details, nullptr);
 }
 
 void Executor::settle_and_finish(uint32_t index, std::shared_ptr<Failure> failure, Worker* worker, int32_t stream,
-                                 int64_t begin_ns) {
+                                 int64_t begin_ns, int64_t end_ns) {
   Task& task = slot(index);
   if (task.flags & kHasArguments) {
     Arguments& a = arguments(index);
@@ -1023,7 +1053,7 @@ void Executor::settle_and_finish(uint32_t index, std::shared_ptr<Failure> failur
   if (begin_ns) {
     std::lock_guard<SpinLock> guard(worker->events_lock);
     const uint64_t sequence = task.sequence.load(std::memory_order_relaxed);
-    worker->events.push_back({sequence, begin_ns, now_ns(), worker->index, stream, failure != nullptr});
+    worker->events.push_back({sequence, begin_ns, end_ns ? end_ns : now_ns(), worker->index, stream, failure != nullptr});
   }
   failure.reset();  // who waits for the task may count the failures that are alive
   finish(index, worker);

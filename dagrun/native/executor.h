@@ -137,10 +137,12 @@ struct Call {
   uint32_t site = 0;
 };
 
-// A prepared graph: task i runs bodies[i] after predecessors[first[i] .. first[i + 1]), all < i.
+// A prepared graph: task i runs bodies[i] after predecessors[first[i] .. first[i + 1]), all < i. Those are all the edges
+// among its tasks; what operands say orders them with tasks recorded before and after the batch.
 struct Batch {
   uint32_t count = 0;
   const Body* const* bodies = nullptr;
+  const Call* calls = nullptr;  // operands and scalars of each task; nullptr: no body has any
   const uint32_t* first = nullptr;
   const uint32_t* predecessors = nullptr;
   const int32_t* priorities = nullptr;  // may be nullptr
@@ -197,6 +199,7 @@ class Executor {
   void add_handle(Buffer* buffer) { buffer->references.fetch_add(kHandle, std::memory_order_relaxed); }
   void drop_handle(Buffer* buffer);
   void drop_block(Block* block);
+  bool is_used(const Buffer* buffer) { return buffer->references.load(std::memory_order_acquire) % kHandle; }  // by a task
   Block* export_block(Buffer* buffer);  // under the record lock, no pending writer
   bool needs_detach(Buffer* buffer);
   void detach(Buffer* buffer);          // runs inside a task that has the whole buffer to itself
@@ -243,11 +246,14 @@ class Executor {
   // Resolves operands to addresses, allocating what has no memory yet; returns the bytes that were refused, or 0.
   int64_t resolve(const Body* body, const Operand* operands, char** data);
   void execute(uint32_t slot, char** data, int64_t refused_bytes, Worker* worker, int32_t stream);
-  // Ends a task that a device ran on its own: failed by what poisoned its operands, else by `failure`.
-  void conclude(uint32_t slot, std::shared_ptr<Failure> failure, Worker* worker, int32_t stream, int64_t begin_ns);
+  // Ends a task that a device ran on its own: failed by what poisoned its operands, else by `failure`. The times are for
+  // the trace; a begin of 0 keeps it out of there.
+  void conclude(uint32_t slot, std::shared_ptr<Failure> failure, Worker* worker, int32_t stream, int64_t begin_ns, int64_t end_ns);
   bool poisoned(uint32_t slot) { return find_poison(this->slot(slot).body, arguments(slot).operands) != nullptr; }
   void flush(Worker* worker) { flush_free(worker); }
   std::shared_ptr<Failure> fail(uint32_t slot, int32_t code, const int64_t* details);
+  // The same for a task that stands for others: the one that failed had this body and line.
+  std::shared_ptr<Failure> fail_as(const Body* body, uint32_t slot, uint32_t site, int32_t code, const int64_t* details);
   void walk_launched(uint32_t slot, Worker* worker);  // under the lock of its streams
   void finish(uint32_t slot, Worker* worker);
   void hand_over(Worker* worker);  // a thread that is about to do something else gives its next task to the others
@@ -290,6 +296,10 @@ class Executor {
   void prune(Buffer* buffer);
   bool refill_budget(int64_t wanted_tasks, int64_t wanted_bytes);
   void fill_arguments(uint32_t index, const Call& call);
+  void open_task(uint32_t index, uint64_t sequence, const Body* body, uint16_t device, uint32_t site, int32_t priority);
+  void add_arguments(uint32_t index, const Call& call);
+  void order_operands(uint32_t index, const Call& call, int& edges, TraceTask* trace);
+  bool connect(uint32_t index, uint32_t predecessor);
 
   // run
   void make_ready(uint32_t index, Worker* worker);
@@ -310,7 +320,7 @@ class Executor {
   std::shared_ptr<Failure> make_failure(const Body* body, uint64_t sequence, uint32_t site, uint16_t device,
                                         int32_t code, const int64_t* details, void* exception);
   void settle_and_finish(uint32_t index, std::shared_ptr<Failure> failure, Worker* worker, int32_t stream,
-                         int64_t begin_ns);
+                         int64_t begin_ns, int64_t end_ns = 0);
   std::vector<Holding> largest(const Device* device, size_t most);
   void drop_task_reference(Buffer* buffer, Worker* worker);
   void free_buffer(Buffer* buffer);
@@ -340,6 +350,7 @@ class Executor {
   uint64_t next_buffer_id_ = 1;
   static constexpr int kBufferChunk = 256;
   std::vector<std::unique_ptr<Buffer[]>> buffer_chunks_;
+  uint64_t batch_base_ = UINT64_MAX;  // while a batch is recorded: its first task. Accesses make no edges within it
   std::vector<uint64_t> recent_;  // predecessors of the task being recorded, to link each once
   std::unique_ptr<Task[]> chunks_[kMaxChunks];
   std::unique_ptr<Arguments[]> argument_chunks_[kMaxChunks];

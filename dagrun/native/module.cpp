@@ -61,6 +61,7 @@ PyObject* stop(PyObject*, PyObject* args) {
   double seconds;
   if (!PyArg_ParseTuple(args, "d", &seconds)) return nullptr;
   if (!engine().started() || module.forked) Py_RETURN_TRUE;
+  if (captures_here()) return none_or_error(refuse_in_capture("the end of the engine", "end the capture first"));
   const int64_t deadline = Executor::now_ns() + static_cast<int64_t>(seconds * 1e9);
   bool finished = true;
   while (engine().in_flight() > 0) {
@@ -500,61 +501,6 @@ PyObject* install(PyObject*, PyObject* args) {
   Py_RETURN_NONE;
 }
 
-// ---- batches
-
-// push_batch(first, predecessors, device, name, function=0): uint32 buffers; all tasks run one body without operands.
-PyObject* push_batch(PyObject*, PyObject* args) {
-  Py_buffer first, predecessors;
-  int device;
-  const char* name;
-  unsigned long long function = 0;
-  PyObject* priorities_object = Py_None;
-  if (!PyArg_ParseTuple(args, "y*y*is|KO", &first, &predecessors, &device, &name, &function, &priorities_object)) return nullptr;
-  if (!device_at(device) || !ready_to_record("record a batch")) return nullptr;
-  if (first.len < 4) {
-    PyBuffer_Release(&first);
-    PyBuffer_Release(&predecessors);
-    return PyErr_Format(PyExc_ValueError, "first is empty, expected one entry more than there are tasks");
-  }
-  auto* body = new Body();  // lives on: batches are few and prepared
-  body->name = engine().intern(name);
-  body->function = reinterpret_cast<Function>(function);
-  Batch batch;
-  batch.count = static_cast<uint32_t>(first.len / 4) - 1;
-  batch.first = static_cast<const uint32_t*>(first.buf);
-  batch.predecessors = static_cast<const uint32_t*>(predecessors.buf);
-  std::vector<const Body*> bodies(batch.count, body);
-  batch.bodies = bodies.data();
-  batch.device = static_cast<uint16_t>(device);
-  batch.site = current_site();
-  bool good = true;
-  for (uint32_t i = 0; good && i < batch.count; i++) {
-    good = batch.first[i] <= batch.first[i + 1] && batch.first[i + 1] * 4ULL <= static_cast<unsigned long long>(predecessors.len);
-    if (!good) break;
-    for (uint32_t p = batch.first[i]; p < batch.first[i + 1]; p++) good = good && batch.predecessors[p] < i;
-  }
-  Py_buffer priorities{};
-  if (good && priorities_object != Py_None) {
-    if (PyObject_GetBuffer(priorities_object, &priorities, PyBUF_SIMPLE) < 0) return nullptr;
-    batch.priorities = static_cast<const int32_t*>(priorities.buf);
-    good = priorities.len == 4LL * batch.count;
-  }
-  uint64_t sequence = 0;
-  if (good) {
-    PyThreadState* state = PyEval_SaveThread();
-    {
-      std::lock_guard<SpinLock> guard(engine().record_lock());
-      sequence = engine().push_batch(batch);
-    }
-    PyEval_RestoreThread(state);
-  }
-  if (priorities.obj) PyBuffer_Release(&priorities);
-  PyBuffer_Release(&first);
-  PyBuffer_Release(&predecessors);
-  if (!good) return PyErr_Format(PyExc_ValueError, "task i of a batch may only come after tasks before it");
-  return PyLong_FromUnsignedLongLong(sequence);
-}
-
 // ---- watching
 
 PyObject* stats(PyObject*, PyObject*) {
@@ -746,6 +692,8 @@ PyMethodDef methods[] = {
     {"open_driver", open_driver, METH_VARARGS, "open_driver(driver, cublas) -> (number of GPUs, why there is no cuBLAS)"},
     {"describe_gpu", describe_gpu, METH_VARARGS, "describe_gpu(ordinal) -> (name, bytes, compute capability, peers)"},
     {"load_kernel", load_kernel, METH_VARARGS, "load_kernel(ordinal, image, name, shared_bytes) -> address"},
+    {"begin_capture", begin_capture, METH_VARARGS, "begin_capture(device): what is recorded from here on makes a graph."},
+    {"end_capture", end_capture, METH_VARARGS, "end_capture(abandon) -> the Graph, run once; None where it is abandoned"},
     {"set_bodies", set_bodies, METH_VARARGS, "set_bodies(signature, target, bodies, lane, priority, fallback)"},
     {"layout", layout, METH_VARARGS, "layout(dtype, code, itemsize, shape, strides=None)"},
     {"empty", empty, METH_VARARGS, "empty(layout, device): an array whose values are not set."},
@@ -766,7 +714,8 @@ PyMethodDef methods[] = {
     {"record", record_call, METH_VARARGS, "record(signature, inputs, scalars, outputs, device, callable)"},
     {"binary", binary_call, METH_VARARGS, "binary(operator, left, right)"},
     {"install_binary", install, METH_VARARGS, "install_binary(operator, left, right, in_place, signature)"},
-    {"push_batch", push_batch, METH_VARARGS, "push_batch(first, predecessors, device, name, function=0, priorities=None)"},
+    {"push_batch", push_batch, METH_VARARGS, 
+     "push_batch(first, predecessors, device, name, function=0, priorities=None, calls=None)"},
     {"searcher", searcher_address, METH_VARARGS, "searcher(kind, itemsize): address of a body, see sorting.h; 0: none."},
     {"sorter", sorter_address, METH_VARARGS, "sorter(kind, itemsize, positions): address of a body, see sorting.h; 0: none."},
     {"stats", stats, METH_NOARGS, "Counters of the engine."},
@@ -801,6 +750,6 @@ PyMODINIT_FUNC PyInit__native() {
   module.executor = new Executor();  // never destroyed: worker threads may outlive the interpreter
   module.executor->python_body = run_python_body;
   module.executor->dispose = dispose;
-  if (!add_types(m) || !add_tape(m)) return nullptr;
+  if (!add_types(m) || !add_tape(m) || !add_graph_type(m)) return nullptr;
   return m;
 }

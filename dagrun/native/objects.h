@@ -45,6 +45,7 @@ struct Operation {
   PyObject* explain = nullptr;  // (code, details) -> (exception type, message)
 };
 
+struct Capture;
 struct Recipe;
 
 struct Signature {
@@ -100,6 +101,7 @@ struct Module {
   PyObject* write_guard = nullptr;         // (array): a tracked array is about to be written
   std::vector<PyObject*> scalar_types;     // further types whose values are scalars of a dtype: owned, few
   std::vector<PyObject*> devices;          // Device objects by index
+  Capture* capture = nullptr;              // see graphs.cpp; nullptr: nothing is captured
   bool forked = false;
 };
 extern Module module;
@@ -124,6 +126,8 @@ PyObject* set_bodies(PyObject*, PyObject* args);
 bool ready_to_record(const char* what);
 PyObject* record(Signature* signature, Handle* const* inputs, const uint64_t* scalars, Handle* const* outputs,
                  Device* device, PyObject* callable);
+// What an operation runs on a device, and in `callable` the Python function that does, if one does; nullptr: an error.
+const std::vector<std::unique_ptr<Body>>* bodies_on(const Device* device, Signature* signature, PyObject** callable);
 PyObject* binary(int op, PyObject* left, PyObject* right, bool in_place);
 void install_binary(int op, PyObject* left, PyObject* right, bool in_place, Signature* signature);
 void retire(Operation* operation);
@@ -132,6 +136,16 @@ void lend_site(uint32_t site);  // what the calling thread's operations name whe
 PyObject* describe_site(uint32_t site);  // (file, line, function)
 void set_package_prefix(const char* prefix, const char* user_prefix);
 
+// graphs.cpp: while a device is captured, what cannot be captured is refused, and what is recorded is kept.
+bool captures_here();  // whether this thread's operations are captured
+bool may_capture(const Operation* operation, Device* device, Handle* const* inputs, Handle* const* outputs, bool python);
+bool may_capture_batch(const Device* device);
+void keep_captured(const Operand* operands, const Body& body);  // a task of the capture. Under the record lock
+bool refuse_in_capture(const char* what, const char* why);  // false, with the error set
+PyObject* begin_capture(PyObject*, PyObject* args);
+PyObject* end_capture(PyObject*, PyObject* args);
+bool add_graph_type(PyObject* m);
+
 // tape.cpp
 int remember(Signature* signature, Handle* const* inputs, size_t n_in, const uint64_t* scalars, Handle* result,
              uint32_t site);  // 1: recorded for autodiff, 0: the hook in Python has to do it, -1: an error
@@ -139,9 +153,13 @@ void drop_recipes(Signature* signature);
 uint64_t next_sequence();
 bool add_tape(PyObject* m);
 
+// batches.cpp
+PyObject* push_batch(PyObject*, PyObject* args);
+
 // waiting.cpp
 int wait_handle(Handle* handle);  // -1 with the failure or KeyboardInterrupt raised
 int wait_everything();
+int finish_everything();  // the same, within a capture too
 int wait_for_space();
 bool run_serially(TaskName name, bool release_gil);
 void raise_failure(const std::shared_ptr<Failure>& failure);

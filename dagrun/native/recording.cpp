@@ -243,20 +243,23 @@ const Lowered* lower(Signature* signature, uint8_t target) {
 
 }  // namespace
 
+const std::vector<std::unique_ptr<Body>>* bodies_on(const Device* device, Signature* signature, PyObject** callable) {
+  if (!device->target) return &signature->operation->bodies;
+  const Lowered* lowered = lower(signature, device->target);
+  if (!lowered) return nullptr;
+  if (!lowered->fallback || !*callable) *callable = lowered->fallback;  // one that was given has the scalars in it
+  return &lowered->bodies;
+}
+
 PyObject* record(Signature* signature, Handle* const* inputs, const uint64_t* scalars, Handle* const* outputs,
                  Device* device, PyObject* callable) {
   Executor& executor = *module.executor;
   if (!ready_to_record("record an operation")) return nullptr;
   Operation* operation = signature->operation;
-  const std::vector<std::unique_ptr<Body>>* bodies = &operation->bodies;
   PyObject* run = callable;
-  if (device->target) {
-    const Lowered* lowered = lower(signature, device->target);
-    if (!lowered) return nullptr;
-    bodies = &lowered->bodies;
-    run = lowered->fallback;
-    if (run && callable) run = callable;  // it has the scalars in it
-  }
+  const std::vector<std::unique_ptr<Body>>* bodies = bodies_on(device, signature, &run);
+  if (!bodies) return nullptr;
+  if (module.capture && !may_capture(operation, device, inputs, outputs, run)) return nullptr;
   const bool differentiates = gradients && signature->context && module.gradient_hook;
   if (outputs && gradients && module.write_guard && !may_write(outputs, operation->outputs.size())) return nullptr;
   const size_t n_out = operation->outputs.size(), n_in = operation->inputs.size();
@@ -265,7 +268,7 @@ PyObject* record(Signature* signature, Handle* const* inputs, const uint64_t* sc
   if (!outputs) {
     for (Layout* layout : operation->outputs) nbytes += layout->nbytes;
   }
-  while (executor.over_bound(static_cast<int64_t>(bodies->size()), nbytes)) {  // again after a wait: another thread may have been first
+  while (!captures_here() && executor.over_bound(static_cast<int64_t>(bodies->size()), nbytes)) {  // again after a wait: another thread may have been first
     if (wait_for_space() < 0) return nullptr;
   }
 
@@ -311,6 +314,9 @@ PyObject* record(Signature* signature, Handle* const* inputs, const uint64_t* sc
       }
       const TaskName name = executor.push(call);
       if (executor.settings().serial) owned.push_back(name);
+    }
+    for (auto& body : *bodies) {
+      if (captures_here()) keep_captured(operands, *body);
     }
   }
   bool failed = false;

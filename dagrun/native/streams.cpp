@@ -52,7 +52,7 @@ void Streams::wait_for(uint16_t stream, uint16_t other, uint64_t position) {
   Stream& source = streams_[other];
   if (source.completed >= position) return;  // done: nothing to wait for
   if (source.event_position < position) record_event(other);
-  enqueue_wait(stream, other, source.event);
+  if (!enqueue_wait(stream, other, source.event)) return;
   waits_++;
   std::vector<uint64_t>& clock = streams_[stream].clock;
   for (size_t i = 0; i < source.event_clock.size(); i++) clock[i] = std::max(clock[i], source.event_clock[i]);
@@ -126,11 +126,12 @@ void SimulatedStreams::enqueue_record(uint16_t stream, uint64_t event) {
   enqueue(stream, std::move(command));
 }
 
-void SimulatedStreams::enqueue_wait(uint16_t stream, uint16_t, uint64_t event) {
+bool SimulatedStreams::enqueue_wait(uint16_t stream, uint16_t, uint64_t event) {
   Command command;
   command.kind = Command::kWait;
   command.event = event;
   enqueue(stream, std::move(command));
+  return true;
 }
 
 bool SimulatedStreams::runnable(const Command& command) const {

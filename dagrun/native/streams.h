@@ -70,7 +70,7 @@ class Streams {
   // The device's side, called under mutex_. A wait is for the last event recorded on `source`.
   virtual void enqueue_task(uint16_t stream, uint32_t slot, Prepared prepared) = 0;
   virtual void enqueue_record(uint16_t stream, uint64_t event) = 0;
-  virtual void enqueue_wait(uint16_t stream, uint16_t source, uint64_t event) = 0;
+  virtual bool enqueue_wait(uint16_t stream, uint16_t source, uint64_t event) = 0;  // false: it waits for nothing
   void record_event(uint16_t stream);
 
   Executor& executor_;
@@ -97,7 +97,7 @@ class SimulatedStreams : public Streams {
  protected:
   void enqueue_task(uint16_t stream, uint32_t slot, Prepared prepared) override;
   void enqueue_record(uint16_t stream, uint64_t event) override;
-  void enqueue_wait(uint16_t stream, uint16_t source, uint64_t event) override;
+  bool enqueue_wait(uint16_t stream, uint16_t source, uint64_t event) override;
 
  private:
   struct Command {

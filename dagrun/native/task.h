@@ -31,10 +31,11 @@ struct OperandSpec {
   uint16_t index = 0;  // which operand of the operation (outputs first)
 };
 
-// What a GPU runs instead of a function: one launch with its geometry, a product, or a copy. Immutable, like its body.
+// What a GPU runs instead of a function: one launch with its geometry, a product, a copy, or a captured graph of them.
+// Immutable, like its body.
 struct Kernel {
-  enum Kind : uint8_t { kLaunch, kGemm, kCopy } kind = kLaunch;
-  void* function = nullptr;  // of a launch: a CUfunction of the body's GPU
+  enum Kind : uint8_t { kLaunch, kGemm, kCopy, kGraph } kind = kLaunch;
+  void* function = nullptr;  // of a launch: a CUfunction of the body's GPU; of a graph: its CudaGraph
   uint32_t blocks = 0, threads = 0, shared_bytes = 0;
   int dtype = 0, compute = 0;  // of a product: cudaDataType, cublasComputeType_t
 };
@@ -92,7 +93,8 @@ struct alignas(64) Task {
 };
 static_assert(sizeof(Task) == 64, "a task must stay in one cache line");
 
-enum TaskFlags : uint8_t { kLinkBlock = 1, kOwned = 2, kStreamed = 4, kCrosses = 8, kHasArguments = 16 };  // kCrosses: a GPU's copy from or to the CPU
+// kCrosses: the CPU has a part in what a GPU runs: a copy from or to it, or a graph, whose errors it reads after each run.
+enum TaskFlags : uint8_t { kLinkBlock = 1, kOwned = 2, kStreamed = 4, kCrosses = 8, kHasArguments = 16 };
 
 struct Operand {
   Buffer* buffer = nullptr;
@@ -141,6 +143,7 @@ constexpr int32_t kOutOfMemory = -1;   // details: bytes asked for
 constexpr int32_t kRaised = -2;        // exception holds what a Python body raised
 constexpr int32_t kDeviceFault = -3;   // the GPU is lost. details: CUresult, interned text
 constexpr int32_t kRefused = -4;       // the GPU's driver refused this launch. details: CUresult, interned text
+constexpr int32_t kMoved = -5;         // an operand no longer lies where the graph that runs was captured with it
 
 struct Poison {
   Region region;
@@ -174,6 +177,7 @@ struct Buffer {
   Device* device = nullptr;
   std::atomic<Block*> block{nullptr};    // set under the record lock; nullptr unless exported or imported
   bool detach_failed = false;            // no memory for the copy that a write to exported memory needs
+  std::atomic<int32_t> graphs{0};        // references to its block by captured graphs. Under the record lock
   bool donated = false;                  // its memory is another buffer's now. Set by a task that holds a reference
   uint64_t id = 0;
   // Under the record lock: the writes that no later write covers, and the reads since. Apart, because a read looks at

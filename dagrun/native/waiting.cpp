@@ -43,6 +43,8 @@ bool without_gil(Wait wait) {
   return done && !poll.failed;
 }
 
+constexpr char kNeverDone[] = "nothing that is captured is done before the capture ends; wait after the block";
+
 bool may_wait() {
   if (!in_task) return true;
   PyErr_SetString(PyExc_RuntimeError,
@@ -135,6 +137,10 @@ int wait_handle(Handle* handle) {
       name = executor.pending_writer(handle->buffer, region);
     }
     if (!name.slot) break;
+    if (captures_here()) {
+      refuse_in_capture("a wait", kNeverDone);
+      return -1;
+    }
     if (!without_gil([&](auto poll) { return executor.wait_task(name, poll); })) {
       if (!PyErr_Occurred()) PyErr_CheckSignals();
       return -1;
@@ -148,6 +154,14 @@ int wait_handle(Handle* handle) {
 }
 
 int wait_everything() {
+  if (captures_here()) {
+    refuse_in_capture("a wait", kNeverDone);
+    return -1;
+  }
+  return finish_everything();
+}
+
+int finish_everything() {
   if (!may_wait()) return -1;
   Executor& executor = *module.executor;
   if (module.forked) return 0;

@@ -26,7 +26,7 @@ from dagrun.codegen.gemm import gemm_kernel, gemm_params
 from dagrun.codegen.reduction import reduction_kernel, reduction_params
 from dagrun.record import OVERWRITE, READ, WRITE, Body, Operand, layout
 
-CHUNK_BYTES = 1 << 28  # of the columns that are there at a time
+CHUNK_BYTES = 1 << 26  # of the columns that are there at a time, about what a large GPU's cache holds
 _ALIGNED = 256
 
 Strides = tuple[int, ...]
@@ -227,7 +227,7 @@ def weight_bodies(weight: Any, y: Any, x: Any, scratch: Any, geometry: Geometry,
     if len(chunks) > 1:
         parts = (len(chunks), s.weights)
         params = reduction_params(parts, (s.weights * item, item), (0,), item, item)
-        address = reduction_kernel("sum", weight.dtype, weight.dtype, weight.dtype)
+        address = reduction_kernel("sum", weight.dtype, np.result_type(weight.dtype, np.float32), weight.dtype)
         both = Operand(0, WRITE | OVERWRITE), make.scratch(READ, parts, make.partial)
         bodies.append(Body(address, params, both, (len(chunks) + 1) * weight.nbytes))
     return tuple(bodies)

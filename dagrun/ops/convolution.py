@@ -306,36 +306,47 @@ def _weight_bodies(weight: Any, y: Any, x: Any, geometry: Geometry, groups: int)
 # ---- the three products: operators
 
 
-def _scratch(kind: str, x: tuple[int, ...], outputs: int, geometry: Geometry, groups: int, dtype: Any) -> Any:
-    if target() == "cuda":
+# `gpu`: the scratch memory is that of a GPU's tasks.
+
+
+def _scratch(
+    kind: str, x: tuple[int, ...], outputs: int, geometry: Geometry, groups: int, dtype: Any, gpu: bool
+) -> Any:
+    if gpu or target() == "cuda":
         return (scratch_nbytes(kind, x, outputs, geometry, groups, dtype),), _BYTE
     own = _Cut(kind, geometry, groups, x[0], x[1], outputs, dtype)
     return (own.nbytes,), _BYTE
 
 
-def _infer_convolve(inputs: Sequence[Any], scalars: Sequence[Any], *, geometry: Geometry, groups: int) -> Any:
+def _infer_convolve(
+    inputs: Sequence[Any], scalars: Sequence[Any], *, geometry: Geometry, groups: int, gpu: bool = False
+) -> Any:
     x, w = inputs[:2]
     made = ((x.shape[0], w.shape[0], *geometry.out), x.dtype)
-    return made, _scratch("forward", x.shape, w.shape[0], geometry, groups, x.dtype)
+    return made, _scratch("forward", x.shape, w.shape[0], geometry, groups, x.dtype, gpu)
 
 
-def _infer_spread(inputs: Sequence[Any], scalars: Sequence[Any], *, geometry: Geometry, groups: int) -> Any:
+def _infer_spread(
+    inputs: Sequence[Any], scalars: Sequence[Any], *, geometry: Geometry, groups: int, gpu: bool = False
+) -> Any:
     y, w = inputs
     shape = (y.shape[0], w.shape[1] * groups, *geometry.size)
-    return (shape, y.dtype), _scratch("to_input", shape, y.shape[1], geometry, groups, y.dtype)
+    return (shape, y.dtype), _scratch("to_input", shape, y.shape[1], geometry, groups, y.dtype, gpu)
 
 
-def _infer_correlate(inputs: Sequence[Any], scalars: Sequence[Any], *, geometry: Geometry, groups: int) -> Any:
+def _infer_correlate(
+    inputs: Sequence[Any], scalars: Sequence[Any], *, geometry: Geometry, groups: int, gpu: bool = False
+) -> Any:
     y, x = inputs
     shape = (y.shape[1], x.shape[1] // groups, *geometry.kernel)
-    return (shape, y.dtype), _scratch("to_weight", x.shape, y.shape[1], geometry, groups, y.dtype)
+    return (shape, y.dtype), _scratch("to_weight", x.shape, y.shape[1], geometry, groups, y.dtype, gpu)
 
 
 def _with_scratch(infer: Any, compute: Any) -> Any:
     """`compute` with the scratch memory, which NumPy does not need, as second result."""
 
-    def both(xp: Any, *operands: Any, geometry: Geometry, groups: int) -> Any:
-        _, (shape, dtype) = infer(operands, (), geometry=geometry, groups=groups)
+    def both(xp: Any, *operands: Any, geometry: Geometry, groups: int, gpu: bool = False) -> Any:
+        _, (shape, dtype) = infer(operands, (), geometry=geometry, groups=groups, gpu=gpu)
         return compute(xp, *operands, geometry, groups), xp.zeros(shape, dtype)
 
     return both
@@ -368,22 +379,34 @@ _CONVOLVE_RULES = Gradients(
 )
 
 
-def _lower_convolve(outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], **how: Any) -> Any:
+def _lower_convolve(
+    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], gpu: bool = False, **how: Any
+) -> Any:
     (y, scratch), (x, w, *bias) = outputs, inputs
+    if gpu and target() != "cuda":
+        return None
     if target() == "cuda" and x.shape[0]:
         return forward_bodies(x, y, w, bool(bias), scratch, **how)
     return _image_bodies("forward", x, y, w, bool(bias), **how)
 
 
-def _lower_spread(outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], **how: Any) -> Any:
+def _lower_spread(
+    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], gpu: bool = False, **how: Any
+) -> Any:
     (x, scratch), (y, w) = outputs, inputs
+    if gpu and target() != "cuda":
+        return None
     if target() == "cuda" and x.shape[0]:
         return input_bodies(x, y, w, scratch, **how)
     return _image_bodies("to_input", x, y, w, False, **how)
 
 
-def _lower_correlate(outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], **how: Any) -> Any:
+def _lower_correlate(
+    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], gpu: bool = False, **how: Any
+) -> Any:
     (weight, scratch), (y, x) = outputs, inputs
+    if gpu and target() != "cuda":
+        return None
     if target() == "cuda" and x.shape[0]:
         return weight_bodies(weight, y, x, scratch, **how)
     return _weight_bodies(weight, y, x, **how)
@@ -421,7 +444,9 @@ CORRELATE = Operator(
 
 
 def _apply(op: Operator, operands: tuple[Array, ...], geometry: Geometry, groups: int) -> Array:
-    attributes = (("geometry", geometry), ("groups", groups))
+    attributes: tuple[tuple[str, Any], ...] = (("geometry", geometry), ("groups", groups))
+    if operands[0].device.kind == "cuda":
+        attributes += (("gpu", True),)
     made: tuple[Array, Array] = apply(op, operands, device_index(operands[0].device), attributes=attributes)
     return made[0]  # the scratch memory goes back when the tasks are done
 

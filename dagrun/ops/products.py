@@ -39,8 +39,13 @@ def product_bodies(output: Any, a: Any, b: Any) -> tuple[Body, ...] | None:
     """The tasks of a matrix product; None where BLAS is not there or does not take the layout."""
     if a.dtype != output.dtype or b.dtype != output.dtype:
         return None
-    if output.dtype.kind in "biu" or output.dtype.itemsize == 2:
+    bodies = _blas_bodies(output, a, b)
+    if bodies is None and (output.dtype.kind in "biu" or output.dtype.itemsize == 2):
         return _plain_bodies(output, a, b)
+    return bodies
+
+
+def _blas_bodies(output: Any, a: Any, b: Any) -> tuple[Body, ...] | None:
     address = gemm_kernel(output.dtype)
     if address is None:
         return None

@@ -10,25 +10,36 @@ from typing import Any
 import numpy as np
 
 from dagrun.array import Array, as_array, as_dtype, extend
+from dagrun.codegen.target import target
 from dagrun.core import device_index
 from dagrun.ops.creation import full
 from dagrun.ops.elementwise import MOST_PLANS, make, record_unary
 from dagrun.ops.manipulation import broadcast_to, normal_axes, normal_axis
 from dagrun.ops.mathematics import add, divide, maximum, minimum, multiply, subtract
 from dagrun.ops.promotion import by_ufunc
-from dagrun.ops.reducing import cumulative_bodies, reduction_bodies
+from dagrun.ops.reducing import bodies_in_parts, cumulative_bodies, parts_on_gpu, reduction_bodies
 from dagrun.ops.selection import as_condition
 from dagrun.ops.selection import where as choose
 from dagrun.record import Gradients, Known, Memory, Operator, signature_for, submit
 
 Axis = int | Sequence[int] | None
 
+PARTS_BYTES = 1 << 16  # of arrays that a GPU may reduce in parts
 
-def _infer(inputs: Sequence[Any], scalars: Sequence[Any], *, axes: tuple[int, ...], keepdims: bool, result: Any) -> Any:
+
+# `parts`: on a GPU, the number of parts of each result, and the dtype of these; they are a second result.
+
+
+def _infer(
+    inputs: Sequence[Any], scalars: Sequence[Any], *, axes: tuple[int, ...], keepdims: bool, result: Any,
+    parts: tuple[int, str] | None = None,
+) -> Any:  # fmt: skip
     shape = inputs[0].shape
-    if keepdims:
-        return ((tuple(1 if i in axes else n for i, n in enumerate(shape)), result),)
-    return ((tuple(n for i, n in enumerate(shape) if i not in axes), result),)
+    kept = tuple(n for i, n in enumerate(shape) if i not in axes)
+    final = tuple(1 if i in axes else n for i, n in enumerate(shape)) if keepdims else kept
+    if parts is None:
+        return ((final, result),)
+    return (final, result), ((product_of(kept) * parts[0],), np.dtype(parts[1]))
 
 
 def _make(
@@ -41,12 +52,18 @@ def _make(
 ) -> Operator:
     """A reduction from its NumPy function; `name` is also that of its kernel in `codegen`."""
 
-    def compute(xp: Any, x: Any, *, axes: tuple[int, ...], keepdims: bool, result: Any) -> Any:
+    def compute(
+        xp: Any, x: Any, *, axes: tuple[int, ...], keepdims: bool, result: Any, parts: tuple[int, str] | None = None
+    ) -> Any:
         options = {"dtype": result} if takes_dtype else {}
         axis = (axes[0] if axes else None) if one_axis else axes
-        return function(x, axis=axis, keepdims=keepdims, **options)
+        made = function(x, axis=axis, keepdims=keepdims, **options)
+        return made if parts is None else (made, xp.zeros(np.size(made) * parts[0], parts[1]))
 
     def lower(outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], **attributes: Any) -> Any:
+        if len(outputs) == 2:
+            made, parts = outputs
+            return bodies_in_parts(name, made, parts, inputs[0], attributes["axes"]) if target() == "cuda" else None
         return reduction_bodies(name, outputs[0], inputs[0], attributes["axes"], attributes["keepdims"])
 
     return Operator(name, _infer, compute, lower, grad=None if grad is None else Gradients(grad))
@@ -126,8 +143,23 @@ def _plan(op: Operator, base: Any, axis: Axis, keepdims: bool, result: np.dtype[
     return signature_for(op, (base,), attributes=(("axes", axes), ("keepdims", keepdims), ("result", result)))
 
 
+@lru_cache(MOST_PLANS, typed=True)
+def _plan_in_parts(op: Operator, base: Any, axis: Axis, keepdims: bool, result: np.dtype[Any]) -> Known | None:
+    """The signature of a reduction in parts; None where one launch will do, or there is something to refuse."""
+    axes = _axes(base, axis, op.name)
+    parts = parts_on_gpu(op.name, base, axes, result)
+    if parts[0] == 1:
+        return None
+    attributes = (("axes", axes), ("keepdims", keepdims), ("result", result), ("parts", parts))
+    return signature_for(op, (base,), attributes=attributes)
+
+
 def _reduce(op: Operator, x: Array, axis: Axis, keepdims: bool, result: np.dtype[Any]) -> Array:
     along = tuple(axis) if isinstance(axis, list) else axis
+    if x._layout.nbytes >= PARTS_BYTES and x.device.kind == "cuda":
+        in_parts = _plan_in_parts(op, x._layout, along, bool(keepdims), result)
+        if in_parts is not None:
+            return submit(in_parts, (x,), device_index(x.device))[0]
     tag = (op, along, keepdims, result)
     found = _memory.again(tag, x)
     if found is None:

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from dagrun.array import Array, as_array, asarray, extend, host_view
+from dagrun.codegen.compiler import Unsupported
 from dagrun.codegen.layout import pack
+from dagrun.codegen.sorting import sorted_runs, sorting_kernel
 from dagrun.codegen.target import target
 from dagrun.core import device_index, native
 from dagrun.ops.cutting import cut
@@ -19,46 +21,97 @@ from dagrun.ops.scattering import add_along_axis
 from dagrun.record import OVERWRITE, READ, WRITE, Body, Gradients, Operand, Operator, apply, common_device, layout
 
 MOST_LENGTH = 1 << 32  # of a line that a native body sorts, exclusive
+_PLACE = np.dtype(np.uint32)
 SORT_COST = 16  # sorting takes as long as moving so many times the bytes
 
 
-def _infer_sort(inputs: Sequence[Any], scalars: Sequence[Any], *, axis: int, descending: bool) -> Any:
-    return ((inputs[0].shape, inputs[0].dtype),)
+# `scratch`: how many times the elements' number of uint32 a GPU needs beside the result, as a second result.
 
 
-def _infer_argsort(inputs: Sequence[Any], scalars: Sequence[Any], *, axis: int, descending: bool) -> Any:
-    return ((inputs[0].shape, np.dtype(np.int64)),)
+def _infer_sort(inputs: Sequence[Any], scalars: Sequence[Any], *, axis: int, descending: bool, scratch: int = 0) -> Any:
+    return _with_scratch(inputs[0], inputs[0].dtype, scratch)
 
 
-def _sort(xp: Any, x: Any, *, axis: int, descending: bool) -> Any:
-    if not descending:
-        return xp.sort(x, axis=axis, kind="stable")
-    return xp.flip(xp.sort(xp.flip(x, axis), axis=axis, kind="stable"), axis)
+def _infer_argsort(
+    inputs: Sequence[Any], scalars: Sequence[Any], *, axis: int, descending: bool, scratch: int = 0
+) -> Any:
+    return _with_scratch(inputs[0], np.dtype(np.int64), scratch)
 
 
-def _argsort(xp: Any, x: Any, *, axis: int, descending: bool) -> Any:
-    if not descending:
-        return xp.argsort(x, axis=axis, kind="stable")
-    last = x.shape[axis] - 1
-    return xp.flip(last - xp.argsort(xp.flip(x, axis), axis=axis, kind="stable"), axis)
+def _with_scratch(x: Any, result: Any, scratch: int) -> Any:
+    made = (x.shape, result)
+    return (made, ((scratch * x.size,), _PLACE)) if scratch else (made,)
+
+
+def _sort(xp: Any, x: Any, *, axis: int, descending: bool, scratch: int = 0) -> Any:
+    if descending:
+        made = xp.flip(xp.sort(xp.flip(x, axis), axis=axis, kind="stable"), axis)
+    else:
+        made = xp.sort(x, axis=axis, kind="stable")
+    return (made, xp.zeros(scratch * x.size, _PLACE)) if scratch else made
+
+
+def _argsort(xp: Any, x: Any, *, axis: int, descending: bool, scratch: int = 0) -> Any:
+    if descending:
+        last = x.shape[axis] - 1
+        made = xp.flip(last - xp.argsort(xp.flip(x, axis), axis=axis, kind="stable"), axis)
+    else:
+        made = xp.argsort(x, axis=axis, kind="stable")
+    return (made, xp.zeros(scratch * x.size, _PLACE)) if scratch else made
 
 
 def _lower_sort(
-    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], *, axis: int, descending: bool
+    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], **how: Any
 ) -> tuple[Body, ...] | None:
-    return _sort_bodies(outputs[0], inputs[0], axis, descending, positions=False)
+    return (_gpu_bodies if target() == "cuda" else _sort_bodies)("sort", outputs, inputs[0], **how)
 
 
 def _lower_argsort(
-    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], *, axis: int, descending: bool
+    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], **how: Any
 ) -> tuple[Body, ...] | None:
-    return _sort_bodies(outputs[0], inputs[0], axis, descending, positions=True)
+    return (_gpu_bodies if target() == "cuda" else _sort_bodies)("argsort", outputs, inputs[0], **how)
 
 
-def _sort_bodies(output: Any, source: Any, axis: int, descending: bool, *, positions: bool) -> tuple[Body, ...] | None:
+def _line_words(shape: tuple[int, ...], output: Any, source: Any, axis: int, descending: bool) -> tuple[int, ...]:
+    """The params of the lines along an axis of a part of this shape."""
+    others = [d for d in range(source.ndim) if d != axis]
+    lines = [word for d in others[::-1] for word in (shape[d], output.strides[d], source.strides[d])]
+    return (shape[axis], output.strides[axis], source.strides[axis], int(descending), len(others), *lines)
+
+
+def _gpu_bodies(
+    kernel: str, outputs: Sequence[Any], source: Any, axis: int, descending: bool, scratch: int = 0
+) -> tuple[Body, ...]:
+    """The launches of a sort: of tiles, then of ever longer runs that are merged, to and fro in the scratch memory."""
+    runs = sorted_runs(source.shape[axis])
+    words = _line_words(source.shape, outputs[0], source, axis, descending)
+    if scratch != _scratch(source, axis):
+        raise Unsupported("the scratch memory is that of another device's tasks")
+    places = layout(_PLACE, (source.size,))
+    bodies = []
+    for number, run in enumerate(runs):
+        last = number == len(runs) - 1
+        which = (f"merge_{kernel}" if number else kernel) if last else "merge" if number else "tiles"
+        own = Operand(0, WRITE | OVERWRITE)
+        if not last:
+            own = Operand(1, WRITE | OVERWRITE, number % 2 * places.nbytes, places)
+        before = (Operand(1, READ, (number - 1) % 2 * places.nbytes, places),) if number else ()
+        operands = own, Operand(len(outputs), READ), *before
+        bodies.append(Body(sorting_kernel(which, source.dtype), pack((*words, run)), operands, 2 * source.nbytes))
+    return tuple(bodies)
+
+
+def _scratch(x: Any, axis: int) -> int:
+    return min(2, len(sorted_runs(x.shape[axis])) - 1)
+
+
+def _sort_bodies(
+    kernel: str, outputs: Sequence[Any], source: Any, axis: int, descending: bool, scratch: int = 0
+) -> tuple[Body, ...] | None:
     """The tasks of a sort: each takes whole lines."""
-    if target() == "cuda":
-        return None  # CuPy sorts
+    output, positions = outputs[0], kernel == "argsort"
+    if scratch:
+        return None
     address = native.sorter(source.dtype.kind, source.dtype.itemsize, positions)
     if not address or source.shape[axis] >= MOST_LENGTH:
         return None
@@ -75,9 +128,8 @@ def _sort_bodies(output: Any, source: Any, axis: int, descending: bool, *, posit
                 Operand(part.index, part.mode, start * view.strides[along], layout(view.dtype, shape, view.strides))
                 for part, view in zip(parts, (output, source), strict=True)
             ]
-        lines = [word for d in others[::-1] for word in (shape[d], output.strides[d], source.strides[d])]
-        head = (shape[axis], output.strides[axis], source.strides[axis], int(descending), len(others))
-        bodies.append(Body(address, pack((*head, *lines)), tuple(parts), cost // len(pieces)))
+        params = pack(_line_words(shape, output, source, axis, descending))
+        bodies.append(Body(address, params, tuple(parts), cost // len(pieces)))
     return tuple(bodies)
 
 
@@ -125,8 +177,11 @@ def argsort(x: Any, /, axis: int | None = -1, *, descending: bool = False, stabl
 
 
 def _ordered(op: Operator, x: Array, axis: int, descending: bool) -> Array:
-    attributes = (("axis", axis), ("descending", bool(descending)))
-    return apply(op, (x,), device_index(x.device), attributes=attributes)
+    attributes: tuple[tuple[str, Any], ...] = (("axis", axis), ("descending", bool(descending)))
+    scratch = _scratch(x, axis) if x.device.kind == "cuda" else 0
+    if not scratch:
+        return apply(op, (x,), device_index(x.device), attributes=attributes)
+    return apply(op, (x,), device_index(x.device), attributes=(*attributes, ("scratch", scratch)))[0]
 
 
 def topk(x: Any, k: int, /, axis: int = -1, *, largest: bool = True) -> tuple[Array, Array]:
@@ -156,10 +211,9 @@ def _lower_search(
     outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], *, side: str
 ) -> tuple[Body, ...] | None:
     """Each task takes some of the elements, which are contiguous."""
-    if target() == "cuda":
-        return None  # CuPy searches
     line, wanted = inputs
-    address = native.searcher(line.dtype.kind, line.dtype.itemsize)
+    on_gpu = target() == "cuda"
+    address = sorting_kernel("search", line.dtype) if on_gpu else native.searcher(line.dtype.kind, line.dtype.itemsize)
     if not address:
         return None
     bodies = []

@@ -31,7 +31,7 @@ struct f16 {
   u16 bits;
 };
 
-constexpr int MOST_OPERANDS = 12, MOST_PARAMS = 112, MOST_SCALARS = 8;
+constexpr int MOST_OPERANDS = 12, MOST_PARAMS = 112, MOST_SCALARS = 12;
 
 // The argument of every kernel. `data`, `params` and `scalars` are those of a CPU body, by value; `error` points to five
 // words that the host reads: a code, which is 0 as long as nothing failed, then its details.

@@ -3,7 +3,8 @@
 // Gathering is done element by element. In the other two, a block of threads owns the places of the indexed operand
 // whose number leaves a certain rest; it goes over all positions in order and serves those that point at its own, and
 // each element of a place has one thread that serves it: so the last write wins, sums have the CPU's order, and no atomic
-// operation is needed.
+// operation is needed. Where the slowest dimension of the positions is one of the indexed operand too, its slices reach
+// different places, so that ranges of them are gone over by blocks of their own.
 //
 // Op: Dense (the dtype that is moved); count() index arrays; index(k, call, offset), is_signed(k); add(Dense, Dense).
 #pragma once
@@ -65,6 +66,22 @@ struct Movement {
   }
 };
 
+// How many ranges of positions are independent of each other, and how many positions each has (the last: fewer).
+constexpr i64 MOST_RANGES = 1024, RANGE = 256;
+
+template <class Op>
+DAGRUN_INLINE void ranges_of(const Movement<Op>& m, i64& ranges, i64& length) {
+  constexpr int K = Op::count();
+  const i64* slowest = m.outer > 0 ? m.outer_words + (K + 3) * (m.outer - 1) : nullptr;
+  const i64 slices = slowest ? slowest[0] : m.inner, step = slowest ? slowest[1 + K] : m.steps[K];
+  ranges = 1, length = m.positions_;
+  if (step == 0 || m.positions_ == 0) return;
+  const i64 slice = m.positions_ / slices, wanted = m.positions_ / RANGE;
+  const i64 most = wanted < MOST_RANGES ? (wanted > 1 ? wanted : 1) : MOST_RANGES;
+  const i64 each = (slices + most - 1) / most;
+  ranges = (slices + each - 1) / each, length = each * slice;
+}
+
 template <class Op>
 DAGRUN_INLINE void take(const Call& call) {
   const Movement<Op> m(call);
@@ -97,11 +114,15 @@ DAGRUN_INLINE void put(const Call& call) {
   i64* counts = sources + blockDim.x;
   const unsigned warp = threadIdx.x / 32, warps = blockDim.x / 32, lower = (1u << threadIdx.x % 32) - 1;
   const i64 elements = m.length == 0 ? 0 : m.frees * m.afters;
-  for (i64 start = 0; start < m.positions_; start += blockDim.x) {
+  i64 ranges, length;
+  ranges_of(m, ranges, length);
+  const i64 owners = gridDim.x / ranges, owner = blockIdx.x / ranges, begin = blockIdx.x % ranges * length;
+  const i64 after = begin + length < m.positions_ ? begin + length : m.positions_;
+  for (i64 start = begin; start < after; start += blockDim.x) {
     const i64 number = start + threadIdx.x;
     i64 indexed = 0, dense = 0, place;
     bool ours = false;
-    if (number < m.positions_ && m.find(number, indexed, dense, place)) ours = place % gridDim.x == blockIdx.x;
+    if (number < after && m.find(number, indexed, dense, place)) ours = place % owners == owner;
     const unsigned in_warp = __ballot_sync(0xffffffffu, ours);
     if (threadIdx.x % 32 == 0) counts[warp] = __popc(in_warp);
     __syncthreads();

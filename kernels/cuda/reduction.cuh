@@ -2,6 +2,10 @@
 // runs are cut into blocks of 1024 elements, or of 32 rows; blocks are combined as a binary counter carries. The blocks
 // of a result are computed by several groups of threads at a time; the tree, and so the bits, do not depend on how many.
 //
+// Few results of many elements take two launches: `reduce_parts` gives, for each result, a value for each segment of 2^k
+// blocks, which is a branch of the tree, and one for the rest; `combine_parts` combines them. The word after the params is
+// the length of a segment.
+//
 // Op: In, Compute, Out; prepare(In) -> Compute; combine(older, newer); identity(); finish(result, count) -> Out; lanes().
 #pragma once
 #include "dagrun.cuh"
@@ -11,14 +15,18 @@ namespace dagrun {
 constexpr int RUN_BLOCK = 1024, ROW_BLOCK = 32, LEVELS = 56;
 
 struct Reduction {  // the params block
-  i64 variant, kept_dims, reduced_dims, n, stride, m, out_step, count;
+  i64 variant, kept_dims, reduced_dims, n, stride, m, out_step, count, per_run, blocks;
   const i64 *kept, *reduced;
   DAGRUN_METHOD explicit Reduction(const Call& call) {
     const i64* words = call.params;
     variant = words[0], kept_dims = words[1], reduced_dims = words[2], n = words[3], stride = words[4], m = words[5];
     out_step = words[6], count = words[7];
     kept = words + 8, reduced = kept + 3 * kept_dims;
+    const i64 block = variant == 0 ? RUN_BLOCK : ROW_BLOCK;
+    per_run = (n + block - 1) / block, blocks = n < 0 ? 0 : per_run * positions(reduced, reduced_dims, 1);
   }
+  DAGRUN_METHOD i64 segment() const { return reduced[2 * reduced_dims]; }
+  DAGRUN_METHOD i64 parts() const { return (blocks + segment() - 1) / segment(); }
 };
 
 // The binary counter of partial results, older ones first; its levels lie `step` elements apart.
@@ -32,8 +40,7 @@ struct Counter {
     for (i64 rest = before >> level; rest & 1; rest >>= 1) value = Op::combine(stack[step * level++], value);
     stack[step * level] = value;
   }
-  DAGRUN_METHOD typename Op::Compute fold(i64 blocks) {
-    typename Op::Compute total = Op::identity();
+  DAGRUN_METHOD typename Op::Compute fold(i64 blocks, typename Op::Compute total) {
     for (int level = 0; blocks != 0; level++, blocks >>= 1) {
       if (blocks & 1) total = Op::combine(stack[step * level], total);
     }
@@ -65,8 +72,18 @@ DAGRUN_INLINE typename Op::Compute block_total(const char* place, i64 stride, i6
   return Op::combine(total, left);
 }
 
+// The blocks of elements that a block of threads goes over: all of a result's, or those of part `part`.
+template <bool PARTS>
+DAGRUN_INLINE void blocks_of(const Reduction& r, i64 part, i64& first, i64& after) {
+  first = 0, after = r.blocks;
+  if constexpr (PARTS) {
+    first = part * r.segment();
+    if (first + r.segment() < after) after = first + r.segment();
+  }
+}
+
 // One result at a time for each block of threads; the groups take the blocks of its elements in turn.
-template <class Op>
+template <class Op, bool PARTS>
 DAGRUN_INLINE void reduce_inner(const Call& call, const Reduction& r) {
   using Compute = typename Op::Compute;
   constexpr int LANES = Op::lanes();
@@ -75,15 +92,16 @@ DAGRUN_INLINE void reduce_inner(const Call& call, const Reduction& r) {
   Counter<Op> counter{totals + groups, 1};
   int level = 0;
   while (1 << level < groups) level++;
-  const i64 per_run = (r.n + RUN_BLOCK - 1) / RUN_BLOCK, blocks = per_run * positions(r.reduced, r.reduced_dims, 1);
-  const i64 results = positions(r.kept, r.kept_dims, 2);
-  for (i64 result = blockIdx.x; result < results; result += gridDim.x) {
-    i64 at[2] = {};
+  const i64 parts = PARTS ? r.parts() : 1, jobs = positions(r.kept, r.kept_dims, 2) * parts;
+  for (i64 job = blockIdx.x; job < jobs; job += gridDim.x) {
+    i64 result, part, first, after, at[2] = {};
+    divide(job, parts, result, part);
+    blocks_of<PARTS>(r, part, first, after);
     position<2>(r.kept, r.kept_dims, result, at);
-    for (i64 before = 0; before < blocks; before += groups) {
-      if (before + group < blocks) {
+    for (i64 before = first; before < after; before += groups) {
+      if (before + group < after) {
         i64 run, block, offset[1] = {at[1]};
-        divide(before + group, per_run, run, block);
+        divide(before + group, r.per_run, run, block);
         position<1>(r.reduced, r.reduced_dims, run, offset);
         const i64 rest = r.n - block * RUN_BLOCK;
         const char* place = call.data[1] + offset[0] + block * RUN_BLOCK * r.stride;
@@ -91,25 +109,31 @@ DAGRUN_INLINE void reduce_inner(const Call& call, const Reduction& r) {
         if (threadIdx.x % LANES == 0) totals[group] = total;
       }
       __syncthreads();
-      if (blocks - before >= groups) {
+      if (after - before >= groups) {
         for (int step = 1; step < groups; step *= 2) {
           if (threadIdx.x < groups && threadIdx.x % (2 * step) == 0) {
             totals[threadIdx.x] = Op::combine(totals[threadIdx.x], totals[threadIdx.x + step]);
           }
           __syncthreads();
         }
-        if (threadIdx.x == 0) counter.push(before, level, totals[0]);
+        if (threadIdx.x == 0) counter.push(before - first, level, totals[0]);
       } else if (threadIdx.x == 0) {
-        for (i64 i = 0; i < blocks - before; i++) counter.push(before + i, 0, totals[i]);
+        for (i64 i = 0; i < after - before; i++) counter.push(before - first + i, 0, totals[i]);
       }
       __syncthreads();
     }
-    if (threadIdx.x == 0) store<typename Op::Out>(call.data[0] + at[0], Op::finish(counter.fold(blocks), r.count));
+    if (threadIdx.x != 0) continue;
+    const Compute total = counter.fold(after - first, Op::identity());
+    if constexpr (PARTS) {
+      store<Compute>(call.data[0] + job * i64(sizeof(Compute)), total);
+    } else {
+      store<typename Op::Out>(call.data[0] + at[0], Op::finish(total, r.count));
+    }
   }
 }
 
 // 32 neighbouring results at a time for each block of threads, a thread of each group for each.
-template <class Op>
+template <class Op, bool PARTS>
 DAGRUN_INLINE void reduce_outer(const Call& call, const Reduction& r) {
   using Compute = typename Op::Compute;
   Compute* totals = reinterpret_cast<Compute*>(DAGRUN_SHARED);
@@ -117,55 +141,103 @@ DAGRUN_INLINE void reduce_outer(const Call& call, const Reduction& r) {
   Counter<Op> counter{totals + 32 * groups + lane, 32};
   int level = 0;
   while (1 << level < groups) level++;
-  const i64 per_run = (r.n + ROW_BLOCK - 1) / ROW_BLOCK, blocks = per_run * positions(r.reduced, r.reduced_dims, 1);
-  const i64 tiles = (r.m + 31) / 32, all = tiles * positions(r.kept, r.kept_dims, 2);
-  for (i64 tile = blockIdx.x; tile < all; tile += gridDim.x) {
-    i64 outer, column, at[2] = {};
+  const i64 parts = PARTS ? r.parts() : 1, tiles = (r.m + 31) / 32;
+  const i64 jobs = tiles * positions(r.kept, r.kept_dims, 2) * parts;
+  for (i64 job = blockIdx.x; job < jobs; job += gridDim.x) {
+    i64 tile, part, first, after, outer, column, at[2] = {};
+    divide(job, parts, tile, part);
+    blocks_of<PARTS>(r, part, first, after);
     divide(tile, tiles, outer, column);
     column = column * 32 + lane;
     position<2>(r.kept, r.kept_dims, outer, at);
-    for (i64 before = 0; before < blocks; before += groups) {
+    for (i64 before = first; before < after; before += groups) {
       Compute total = Op::identity();
-      if (before + group < blocks && column < r.m) {
+      if (before + group < after && column < r.m) {
         i64 run, block, offset[1] = {at[1]};
-        divide(before + group, per_run, run, block);
+        divide(before + group, r.per_run, run, block);
         position<1>(r.reduced, r.reduced_dims, run, offset);
-        const i64 first = block * ROW_BLOCK, after = first + ROW_BLOCK < r.n ? first + ROW_BLOCK : r.n;
+        const i64 top = block * ROW_BLOCK, bottom = top + ROW_BLOCK < r.n ? top + ROW_BLOCK : r.n;
         const char* place = call.data[1] + offset[0] + column * i64(sizeof(typename Op::In));
 #pragma unroll 8
-        for (i64 i = first; i < after; i++) {
+        for (i64 i = top; i < bottom; i++) {
           total = Op::combine(total, Op::prepare(load<typename Op::In>(place + i * r.stride)));
         }
       }
       totals[threadIdx.x] = total;
       __syncthreads();
-      if (blocks - before >= groups) {
+      if (after - before >= groups) {
         for (int step = 1; step < groups; step *= 2) {
           if (group % (2 * step) == 0) {
             totals[threadIdx.x] = Op::combine(totals[threadIdx.x], totals[threadIdx.x + 32 * step]);
           }
           __syncthreads();
         }
-        if (group == 0) counter.push(before, level, totals[lane]);
+        if (group == 0) counter.push(before - first, level, totals[lane]);
       } else if (group == 0) {
-        for (i64 i = 0; i < blocks - before; i++) counter.push(before + i, 0, totals[32 * i + lane]);
+        for (i64 i = 0; i < after - before; i++) counter.push(before - first + i, 0, totals[32 * i + lane]);
       }
       __syncthreads();
     }
-    if (group == 0 && column < r.m) {
-      store<typename Op::Out>(call.data[0] + at[0] + column * r.out_step, Op::finish(counter.fold(blocks), r.count));
+    if (group != 0 || column >= r.m) continue;
+    const Compute total = counter.fold(after - first, Op::identity());
+    if constexpr (PARTS) {
+      store<Compute>(call.data[0] + ((outer * r.m + column) * parts + part) * i64(sizeof(Compute)), total);
+    } else {
+      store<typename Op::Out>(call.data[0] + at[0] + column * r.out_step, Op::finish(total, r.count));
     }
+  }
+}
+
+template <class Op, bool PARTS>
+DAGRUN_INLINE void reduce(const Call& call) {
+  const Reduction r(call);
+  if (r.n < 0) return;
+  if (r.variant == 0) {
+    reduce_inner<Op, PARTS>(call, r);
+  } else {
+    reduce_outer<Op, PARTS>(call, r);
   }
 }
 
 template <class Op>
 DAGRUN_INLINE void reduce(const Call& call) {
+  reduce<Op, false>(call);
+}
+
+// Data: parts, input; the parts of a result lie beside each other. Op::Out is not used.
+template <class Op>
+DAGRUN_INLINE void reduce_parts(const Call& call) {
+  reduce<Op, true>(call);
+}
+
+// Data: output, parts. A block of threads, as many as there are parts or more, combines those of a result.
+template <class Op>
+DAGRUN_INLINE void combine_parts(const Call& call) {
+  using Compute = typename Op::Compute;
   const Reduction r(call);
-  if (r.n < 0) return;
-  if (r.variant == 0) {
-    reduce_inner<Op>(call, r);
-  } else {
-    reduce_outer<Op>(call, r);
+  Compute* totals = reinterpret_cast<Compute*>(DAGRUN_SHARED);
+  const i64 parts = r.parts(), whole = r.blocks / r.segment(), results = r.m * positions(r.kept, r.kept_dims, 2);
+  const i64 self = threadIdx.x;
+  for (i64 result = blockIdx.x; result < results; result += gridDim.x) {
+    if (self < parts) totals[self] = load<Compute>(call.data[1] + (result * parts + self) * i64(sizeof(Compute)));
+    __syncthreads();
+    for (i64 step = 1; 2 * step <= whole; step *= 2) {
+      if (self % (2 * step) == 0 && self + 2 * step <= whole) {
+        totals[self] = Op::combine(totals[self], totals[self + step]);
+      }
+      __syncthreads();
+    }
+    if (self == 0) {  // smallest branch first, as Counter::fold does
+      Compute total = whole < parts ? totals[whole] : Op::identity();
+      for (i64 size = 1; size <= whole; size *= 2) {
+        if (whole & size) total = Op::combine(totals[whole / (2 * size) * (2 * size)], total);
+      }
+      i64 outer, column, at[2] = {};
+      divide(result, r.m, outer, column);
+      position<2>(r.kept, r.kept_dims, outer, at);
+      store<typename Op::Out>(call.data[0] + at[0] + column * r.out_step, Op::finish(total, r.count));
+    }
+    __syncthreads();
   }
 }
 

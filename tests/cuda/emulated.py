@@ -98,6 +98,8 @@ class EmulatedPlatform:
         self.library.emulator_host_view.restype = ctypes.c_void_p
         self.library.emulator_host_view.argtypes = (ctypes.c_ulonglong,)
         self.library.emulator_inject.argtypes = (ctypes.c_char_p, ctypes.c_long, ctypes.c_int)
+        self.library.emulator_tick.argtypes = (ctypes.c_long,)
+        self.library.emulator_pinned_peak.restype = ctypes.c_long
 
     def driver(self) -> str:
         return self._path
@@ -129,12 +131,20 @@ class EmulatedPlatform:
 
     def inject(self, what: str, countdown: int, result: int) -> None:
         """The countdown-th of these from now on ends in this CUresult: "launch", "fault" (of a launch that runs),
-        "allocate", "pinned", "copy", "query"."""
+        "allocate", "pinned", "copy", "query"; "late": the event recorded says so many times that it is not ready."""
         self.library.emulator_inject(what.encode(), countdown, result)
+
+    def null(self, on: bool) -> None:
+        """While on, it takes everything at once and runs nothing; to be called when nothing is under way."""
+        self.library.emulator_null(int(on))
 
     def hold(self, on: bool) -> None:
         """While on, nothing that is enqueued runs."""
         self.library.emulator_hold(int(on))
+
+    def tick(self, nanoseconds: int) -> None:
+        """From now on the clock of each stream counts its kernels and copies, each as so long."""
+        self.library.emulator_tick(nanoseconds)
 
     def misuses(self) -> list[str]:
         """What was done since the last question that a driver would refuse or make slow."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dagrun.codegen.compiler import Unsupported
 from dagrun.codegen.convolution import convolution_kernel
 from dagrun.codegen.cuda.registry import CudaKernel, kernel_at
+from dagrun.codegen.cuda.sorting import KINDS as SORTS
 from dagrun.codegen.cumulative import CUMULATIVE_OPS, cumulative_kernel
 from dagrun.codegen.elementwise import elementwise, elementwise_kernel
 from dagrun.codegen.expression import Input, Scalar, Select, call, cast
@@ -17,9 +18,10 @@ from dagrun.codegen.plain_gemm import plain_gemm_kernel
 from dagrun.codegen.pooling import KINDS as POOLS
 from dagrun.codegen.pooling import pooling_kernel
 from dagrun.codegen.recurrent import STEPS, step_kernel
-from dagrun.codegen.reduction import ARGUMENT_OPS, REDUCTION_OPS, reduction_kernel
+from dagrun.codegen.reduction import ARGUMENT_OPS, REDUCTION_OPS, parts_kernels, reduction_kernel
 from dagrun.codegen.scalars import SCALAR_OPS
 from dagrun.codegen.softmax import CLASSES, SOFTMAX, classes_kernel, softmax_kernel
+from dagrun.codegen.sorting import sorting_kernel
 from dagrun.codegen.target import lowering_for
 from dagrun.codegen.updates import update_kernel
 from dagrun.codegen.values import DTYPES
@@ -56,6 +58,8 @@ def _requests(dtypes: tuple[str, ...]) -> Iterator[Callable[[], int]]:
         for op in REDUCTION_OPS:
             compute = "uint8" if op in ("any", "all") else wide
             yield lambda d=d, op=op, compute=compute: reduction_kernel(op, d, compute, d)
+            for half in (0, 1):
+                yield lambda d=d, op=op, compute=compute, half=half: parts_kernels(op, d, compute, d)[half]
         for op in ARGUMENT_OPS:
             yield lambda d=d, op=op, wide=wide: reduction_kernel(op, d, wide, "int64")
         for op in CUMULATIVE_OPS:
@@ -63,6 +67,8 @@ def _requests(dtypes: tuple[str, ...]) -> Iterator[Callable[[], int]]:
         for make in (take_kernel, put_kernel, add_kernel):
             yield lambda d=d, make=make: make(d, "int64")
             yield lambda d=d, make=make: make("float32", "uint8", "int32") if d == "float32" else make(d, "int32")
+        for which in SORTS:
+            yield lambda d=d, which=which: sorting_kernel(which, d)
         yield lambda d=d: plain_gemm_kernel(d)
         for kind in ("unfold", "fold"):
             yield lambda d=d, kind=kind: convolution_kernel(kind, d)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dagrun.codegen.cuda import movement as of_cuda
 from dagrun.codegen.movement import Index, add_kernel, indexed_params, put_kernel, take_kernel
 from dagrun.codegen.philox import philox_kernel, philox_params
 from tests.codegen import test_movement, test_philox, test_updates
@@ -32,6 +33,25 @@ def test_more_positions_than_threads(make) -> None:
         dense = rng.standard_normal((shape[0], count, shape[2])).astype("float32")
         found = Index((0, index.strides[0], 0), shape[1], x.strides[1], 1)
         params = indexed_params(dense.shape, dense.strides, (x.strides[0], 0, x.strides[2]), (1,), [found])
+        arrays = [dense, x, index] if make is take_kernel else [x, dense, index]
+        cases.append(Case(f"{shape}", lambda: make("float32", "int64"), arrays, params, seed=count))
+    check(cases)
+
+
+@pytest.mark.parametrize("make", [take_kernel, put_kernel, add_kernel])
+def test_indices_along_an_axis(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slices of the indexed operand with indices of their own: many short ones, few long ones, one more dimension."""
+    monkeypatch.setattr(of_cuda, "_OWNERS", 24)
+    rng = np.random.default_rng(6)
+    cases = []
+    for shape, count in [((3000, 4), 1), ((7, 5), 300), ((700, 3), 2), ((3, 200, 4), 5)]:
+        *rows, length = shape
+        x = rng.standard_normal(shape).astype("float32")
+        index = rng.integers(-length, length, (*rows, count))
+        dense = rng.standard_normal((*rows, count)).astype("float32")
+        found = Index(index.strides, length, x.strides[-1], 1)
+        varies = tuple(range(len(shape)))
+        params = indexed_params(dense.shape, dense.strides, (*x.strides[:-1], 0), varies, [found])
         arrays = [dense, x, index] if make is take_kernel else [x, dense, index]
         cases.append(Case(f"{shape}", lambda: make("float32", "int64"), arrays, params, seed=count))
     check(cases)

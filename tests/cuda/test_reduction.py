@@ -5,10 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dagrun.codegen.cuda import reduction as of_cuda
 from dagrun.codegen.cuda import registry
+from dagrun.codegen.cuda.registry import kernel_at
 from dagrun.codegen.reduction import ARGUMENT_OPS, reduction_kernel, reduction_params
+from dagrun.codegen.target import lowering_for
+from dagrun.ops.reducing import parts_on_gpu
+from dagrun.ops.reductions import MAX, MEAN, SUM
+from dagrun.record import layout
 from tests.codegen import test_reduction as of_cpu
-from tests.cuda.harness import Case, check, needs_compiler
+from tests.cuda.harness import Case, bits, check, load, needs_compiler, run_bodies
 from tests.cuda.mirror import recorded
 
 pytestmark = needs_compiler
@@ -69,3 +75,33 @@ def test_more_results_than_blocks_of_threads(monkeypatch: pytest.MonkeyPatch) ->
         x = rng.standard_normal(shape).astype(np.float32)
         cases += [case("sum", x, axes, seed) for seed in (1, 2)] + [case("argmax", x, axes)]
     check(cases)
+
+
+def test_results_in_parts_have_the_bits_of_one_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole parts only, or a rest after them; a power of two of parts and others; of rows and of lines."""
+    monkeypatch.setattr(registry, "MOST_BLOCKS", 5)
+    monkeypatch.setattr(of_cuda, "MOST_THREADS", 64)
+    rng = np.random.default_rng(7)
+    pairs = []
+    for operator, dtype, shape, axes in [
+        (SUM, "float32", (1024 * 16,), (0,)), (SUM, "float32", (1024 * 13 + 7,), (0,)), (MAX, "int8", (9000,), (0,)),
+        (MEAN, "float32", (260, 5), (0,)), (SUM, "float16", (3, 290, 35, 2), (1, 3)), (SUM, "float64", (290, 3), (0,)),
+        (MEAN, "float16", (2, 7000, 2), (0, 1)), (MAX, "float64", (2, 16_500), (1,)),
+    ]:  # fmt: skip
+        x = (rng.standard_normal(shape) * 10.0 ** rng.integers(-3, 2, shape)).astype(dtype)
+        source, result = layout(x.dtype, shape), np.dtype(dtype)
+        how = {"axes": axes, "keepdims": False, "result": result}
+        parts = parts_on_gpu(operator.name, source, axes, result)
+        assert parts[0] > 1, f"{shape}, {axes}"
+        specs = operator.infer([source], (), parts=parts, **how)
+        outputs = [np.full(size, 77, of) for size, of in specs]
+        with lowering_for("cuda"):
+            made = operator.lower([layout(o.dtype, o.shape) for o in outputs], [source], (), parts=parts, **how)
+        expected = [np.full(*specs[0][:1], 77, specs[0][1])]
+        on_cpu = operator.lower([layout(result, specs[0][0])], [source], (), **how)
+        assert run_bodies(on_cpu, [*expected, x], "cpu") is None
+        pairs.append((made, outputs, x, expected[0], f"{operator.name} {dtype} {shape} {axes}"))
+    load(kernel_at(body.address) for made, *_ in pairs for body in made)
+    for made, outputs, x, expected, name in pairs:
+        assert run_bodies(made, [*outputs, x], "cuda", seed=len(name)) is None
+        np.testing.assert_array_equal(bits(outputs[0]), bits(expected), err_msg=name)

@@ -12,8 +12,19 @@
 #include <thread>
 #include <vector>
 
+#include "cuda.h"
 #include "executor.h"
 #include "streams.h"
+
+// The emulated GPUs, which the program is linked with: tests/cuda/emulator.cpp.
+extern "C" {
+void emulator_hold(int on);
+void emulator_reset(uint64_t seed, size_t capacity);
+void emulator_inject(const char* what, long countdown, int result);
+int emulator_misuses(char* out, int size);
+long emulator_pinned_peak();
+void* emulator_host_view(unsigned long long at);
+}
 
 using namespace dagrun;
 
@@ -110,7 +121,9 @@ class Watchdog {
 struct Setup {
   Settings settings;
   int cpus = 1;
-  int simulated = 0;
+  int simulated = 0;         // devices; or
+  int gpus = 0;              // devices, on two emulated GPUs
+  int64_t gpu_bytes = 64 << 20;
   int lane_limit = 1 << 30;  // compute lane of each CPU device
   bool python = false;       // run a Python lane
   uint64_t seed = 1;
@@ -132,7 +145,18 @@ struct Engine {
       device->streams = streams.get();
       devices.push_back(device);
     }
-    for (Device* device : devices) device->memory.overwrite_freed = true;
+    if (setup.gpus) {
+      emulator_reset(setup.seed, static_cast<size_t>(setup.gpu_bytes));
+      std::string problem;
+      auto opened = std::make_unique<CudaStreams>(executor, "", "", problem);  // this program is the driver
+      for (int i = 0; i < setup.gpus && problem.empty(); i++) {
+        devices.push_back(executor.add_device("cuda:" + std::to_string(i)));
+        problem = opened->open(devices.back(), i % 2, 3, 2, 1);
+      }
+      CHECK(problem.empty(), "%s", problem.c_str());
+      streams = std::move(opened);
+    }
+    for (Device* device : devices) device->memory.overwrite_freed = !setup.gpus || setup.seed % 2;
   }
 
   void start() {
@@ -190,13 +214,14 @@ struct Engine {
     for (Device* device : devices) expect_equal(device->memory.stats().live_bytes, 0, "live bytes at the end");
     for (auto& failure : executor.failures()) failure->delivered = true;
     executor.forget_failures();
-    expect_equal(executor.live_failures(), 0, "failures alive at the end");
+    expect_equal(executor.live_failures(), losses, "failures alive at the end");
   }
 
   Setup setup;
+  std::unique_ptr<Streams> streams;  // GPUs' memory goes back after that of the executor's devices
   Executor executor;
   std::vector<Device*> devices;
-  std::unique_ptr<SimulatedStreams> streams;
+  int losses = 0;  // of GPUs, which keep what they were lost by
   std::mutex recording;
   std::thread lane;
 };
@@ -215,6 +240,8 @@ inline void with_engine(const Setup& setup, const std::function<void(Engine&)>& 
   user.join();
   if (engine->streams) engine->streams->stop();
   progress.executor = nullptr;
+  if (setup.gpus) emulator_hold(1);  // a lost GPU may still run what was given up
+  engine.reset();
   progress.beats++;
 }
 

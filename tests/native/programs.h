@@ -74,6 +74,7 @@ struct Step {
   int renews = -1;
   int device = 0;
   int32_t code = 0;
+  bool copies = false;  // the second use to the first; else `mix`
   std::vector<uint64_t> scalars;
   Body body;
   uint64_t sequence = 0;  // given when recorded
@@ -215,10 +216,7 @@ struct Model {
     if (!failure) {
       std::vector<char*> data;
       for (const Use& use : step.uses) data.push_back(memory[use.buffer].bytes.data() + use.region.lo);
-      std::vector<int64_t> params = step.body.params;
-      params[kWatch] = 0;
-      int64_t error[4];
-      if (mix(data.data(), params.data(), step.scalars.data(), error)) {
+      if (compute(step, data.data())) {
         failure = step.sequence;
         failures.push_back(step.sequence);
       }
@@ -235,13 +233,33 @@ struct Model {
     }
   }
 
+  static bool compute(const Step& step, char** data) {
+    std::vector<int64_t> params = step.body.params;
+    if (step.copies) {
+      if (!step.code) std::memcpy(data[0], data[1], static_cast<size_t>(params[0]));
+      return step.code;
+    }
+    params[kWatch] = 0;
+    params[kCode] = step.code;
+    int64_t error[4];
+    return mix(data, params.data(), step.scalars.data(), error);
+  }
+
+  // Where the values of a buffer can be read; nullptr: it never had memory.
+  static const char* view(Buffer* buffer) {
+    char* data = buffer->data.load();
+    const bool on_gpu = data && buffer->device->memory.source;
+    return on_gpu ? static_cast<char*>(emulator_host_view(reinterpret_cast<unsigned long long>(data))) : data;
+  }
+
   // After everything that writes `buffer` is done.
   void check(int number, Buffer* buffer) const {
     const Memory& expected = memory[number];
-    const char* actual = buffer->data.load();
+    const char* actual = view(buffer);
     std::vector<bool> lost(expected.bytes.size());  // poisoned: no program sees these bytes
     for (const auto& [region, sequence] : expected.poison) each_byte(region, [&](int64_t b) { lost[b] = true; });
     for (size_t b = 0; b < expected.bytes.size(); b++) {
+      CHECK(lost[b] || actual, "buffer %d has no memory", number);
       CHECK(lost[b] || actual[b] == expected.bytes[b], "byte %zu of buffer %d is %d, serially %d", b, number, actual[b],
             expected.bytes[b]);
     }

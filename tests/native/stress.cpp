@@ -7,6 +7,7 @@
 #include <cstring>
 #include <string>
 
+#include "gpus.h"
 #include "graphs.h"
 #include "life.h"
 #include "lifetimes.h"
@@ -241,6 +242,7 @@ constexpr Scenario kScenarios[] = {
     {"graphs", graphs, 12}, {"bursts", bursts, 6}, {"barriers", barriers, 6}, {"cores", cores, 4}, {"waiters", waiters, 6},
     {"bounds", bounds, 8}, {"handles", handles, 8}, {"exports", exports, 12}, {"detaches", detaches, 4},
     {"memory", memory_limit, 4}, {"cycles", cycles, 4}, {"unfinished", unfinished_stop, 2},
+    {"gpus", gpus, 16}, {"refused", refused_launches, 12}, {"tight", tight_memory, 6}, {"lost", lost_gpus, 16},
     {"limits", changing_limits, 6}, {"lanes", full_lanes, 6}, {"owned", serial_lanes, 4}, {"watched", watched, 6},
 };
 

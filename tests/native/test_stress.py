@@ -11,6 +11,7 @@ import pytest
 
 NATIVE = Path(__file__).parents[2] / "dagrun" / "native"
 STRESS = Path(__file__).with_name("stress.cpp")
+EMULATOR = Path(__file__).parents[1] / "cuda" / "emulator.cpp"  # of GPUs; it exports the driver's names
 COMPILER = shlex.split(os.environ.get("CXX", "")) or [shutil.which("g++") or shutil.which("c++") or ""]
 
 
@@ -29,7 +30,9 @@ def compile_all(sources: list[Path], flags: list[str], folder: Path) -> Path:
         errors = build.communicate()[1]
         assert build.returncode == 0, f"{made.stem} does not compile:\n{errors}"
     program = folder / "program"
-    linked = run([*COMPILER, *flags, "-pthread", *(str(made) for made, _ in builds), "-ldl", "-o", str(program)])
+    linked = run(
+        [*COMPILER, *flags, "-pthread", *(str(made) for made, _ in builds), "-rdynamic", "-ldl", "-o", str(program)]
+    )
     assert linked.returncode == 0, linked.stderr
     return program
 
@@ -49,7 +52,7 @@ def build(folder: Path, *flags: str) -> Path:
     sources = [
         path for path in sorted(NATIVE.glob("*.cpp")) if not re.search(r"Python\.h|objects\.h", path.read_text())
     ]
-    return compile_all([STRESS, *sources], list(flags), folder)
+    return compile_all([STRESS, EMULATOR, *sources], list(flags), folder)
 
 
 def fixed_addresses(flags: tuple[str, ...]) -> list[str]:

@@ -42,7 +42,7 @@ def test_nothing_needs_the_python_lane(device: str) -> None:
         scatter_add(x[i, j], (i, j), x.shape, (0, 1), 0)
         add_along_axis(x[:, :1], index, x.shape, 1)
 
-    assert {lane for _, lane in lanes_of(everything)} == {"compute"}
+    assert {lane for _, lane in lanes_of(everything)} <= {"compute", "copy"}  # copies: NumPy values to a GPU
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -140,7 +140,8 @@ def test_large_ones_are_cut_into_the_same_bits(case: str, device: str) -> None:
 
     check_same(run(), expected)
     tasks = lanes_of(run)
-    assert 4 <= len([name for name, _ in tasks if name != "copy"]) < 20, tasks
+    cut = not device.startswith("cuda")  # a launch has threads enough for everything
+    assert (4 if cut else 1) <= len([name for name, _ in tasks if name != "copy"]) < 20, tasks
     x = placed(expected, device)
     picked = x[given_index] if case != "columns" else x[:, given_index]
     check_same(picked, expected[index] if case != "columns" else expected[:, index])

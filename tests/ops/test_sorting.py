@@ -49,7 +49,8 @@ def test_many_lines_are_many_native_tasks(device: str) -> None:
     x = placed(values, device)
     with tracing() as records:
         result = dr.sort(x), dr.argsort(x, axis=0)
-    assert {record.lane for record in records} == {"compute"} and len(records) >= 8
+    least = 3 if device.startswith("cuda") else 8  # a launch takes all lines; those of 8192 elements take two
+    assert {record.lane for record in records} == {"compute"} and len(records) >= least
     check_same(result[0], np.sort(values, kind="stable"))
     check_same(result[1], np.argsort(values, axis=0, kind="stable"))
 

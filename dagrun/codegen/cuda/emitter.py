@@ -115,6 +115,9 @@ class CudaEmitter(Emitter):
         text = f"{a.name} {_PLAIN[op]} {b.name}"
         return self.emit(text if is_float(a.dtype) else f"{kind}({text})", a.dtype)
 
+    def quotient(self, a: Value, b: Value) -> Value:
+        return a / b
+
     def compare(self, op: str, a: Value, b: Value) -> Value:
         left, right = (f"to_float({v.name})" if v.dtype == "float16" else v.name for v in (a, b))
         if op == "fcmp uno":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dagrun.codegen.cuda.registry import CublasGemm, register
+from dagrun.codegen.values import is_float
 
 
 def kernel(dtype: str) -> int | None:
-    """Address of the product of float32 or float64, None for another dtype; see codegen/gemm.py."""
-    return register(CublasGemm(dtype)) if dtype in ("float32", "float64") else None
+    """Address of the product of floats (float16 is summed in float32), None for others; see codegen/gemm.py."""
+    return register(CublasGemm(dtype)) if is_float(dtype) else None

@@ -14,6 +14,7 @@ from dagrun.codegen.values import is_signed
 _TEMPLATES = {"take": "take", "put": "put", "add": "add_at"}
 _SHARED_BYTES = 8 * (2 * THREADS + THREADS // 32)
 _OWNERS = 1024  # blocks of threads that share out the places of an indexed operand
+_MOST_RANGES, _RANGE = 1024, 256  # as in movement.cuh
 
 
 def kernel(which: str, dtype: str, *index_dtypes: str) -> int:
@@ -45,14 +46,25 @@ def _movement(name: str, which: str, dtype: str, index_dtypes: Sequence[str]) ->
         frees = math.prod(words[at + 3 * d] for d in range(before))
         at += 3 * before
         positions = inner * math.prod(words[at + (number + 3) * d] for d in range(outer))
+        slowest = at + (number + 3) * (outer - 1)
+        slices, step = (words[slowest], words[slowest + 1 + number]) if outer else (inner, words[8 + number])
         at += (number + 3) * outer
         afters = length * math.prod(words[at + 3 * d] for d in range(further))
         if which == "take":
             return grid(positions * frees * afters if afters else positions)
-        return Launch(max(1, min(_OWNERS, positions // 4)), THREADS, _SHARED_BYTES)
+        ranges, length = _ranges(positions, slices, step)
+        return Launch(ranges * max(1, min(_OWNERS // ranges, length // 4)), THREADS, _SHARED_BYTES)
 
     source = template_kernel(name, "movement.cuh", _TEMPLATES[which], {"Dense": dtype}, functions)
     return CudaKernel(name, source, launch)
+
+
+def _ranges(positions: int, slices: int, step: int) -> tuple[int, int]:
+    """How many ranges of positions are independent of each other, and their length: `ranges_of` of movement.cuh."""
+    if step == 0 or positions == 0:
+        return 1, positions
+    each = -(-slices // max(1, min(_MOST_RANGES, positions // _RANGE)))
+    return -(-slices // each), each * (positions // slices)
 
 
 def _chosen(kind: str, name: str, more: str, values: Sequence[str]) -> str:

@@ -15,24 +15,45 @@ from dagrun.codegen.reduction import (
 )
 from dagrun.codegen.values import ITEMSIZE, Value, is_float
 
+MOST_THREADS = 1024
 _LEVELS = 56
 _MANY = 1024  # results from which on more blocks of threads are better than larger ones
+_FEW = 128  # blocks of threads below which the elements of a result are shared out among several
+_PARTS = 512  # about how many there are then; a power of two, at most 1024
 
 
-def kernel(op: str, in_dtype: str, compute: str, out_dtype: str) -> int:
-    """Address of a reduction; see codegen/reduction.py."""
-    name = entry_name("reduction", f"{op} {in_dtype} {compute} {out_dtype}")
+def kernel(op: str, in_dtype: str, compute: str, out_dtype: str, template: str = "reduce") -> int:
+    """Address of a reduction, or of its half "reduce_parts" or "combine_parts"; see codegen/reduction.py."""
+    name = entry_name("reduction", f"{template} {op} {in_dtype} {compute} {out_dtype}")
     if known(name) is None:
         types = {"In": in_dtype, "Compute": compute, "Out": out_dtype}
-        make = _argument if op in ARGUMENT_OPS else _reduction
-        register(make(name, op, types))
+        register(_argument(name, op, types) if op in ARGUMENT_OPS else _reduction(name, op, types, template))
     return known(name) or 0
 
 
-def _reduction(name: str, op: str, types: dict[str, str]) -> CudaKernel:
+def _lanes(compute: str) -> int:
+    """A float has as many lanes as on the CPU; how integers are combined does not matter."""
+    return 128 // ITEMSIZE[compute] if is_float(compute) else 32
+
+
+def split(params: bytes, compute: str) -> tuple[int, int]:
+    """Into how many parts the blocks of a result are cut, and how many each has: by the params block of a reduction."""
+    variant, kept, outer, n, _, m, _, _, *rest = words_of(params)
+    if n <= 0:
+        return 1, 0
+    tiles = math.prod(rest[3 * d] for d in range(kept)) * (-(-m // 32) if variant else 1)
+    blocks = -(-n // (ROW_BLOCK if variant else BLOCK)) * math.prod(rest[3 * kept + 2 * d] for d in range(outer))
+    segment = MOST_THREADS // (32 if variant else _lanes(compute))  # the groups of threads of a block
+    if tiles >= _FEW or blocks < 4 * segment:
+        return 1, blocks
+    while segment * max(1, _PARTS // tiles) < blocks:
+        segment *= 2
+    return -(-blocks // segment), segment
+
+
+def _reduction(name: str, op: str, types: dict[str, str], template: str) -> CudaKernel:
     rule, compute = REDUCTION_OPS[op], types["Compute"]
-    # A float has as many lanes as on the CPU; how integers are combined does not matter.
-    lanes = 128 // ITEMSIZE[compute] if is_float(compute) else 32
+    lanes = _lanes(compute)
 
     def finish(result: Value, count: Value) -> Value:
         if rule.empty is not None:
@@ -57,14 +78,22 @@ def _reduction(name: str, op: str, types: dict[str, str]) -> CudaKernel:
         width = 32 if variant else lanes
         results = -(-m // 32) * results if variant else results
         blocks = -(-n // (ROW_BLOCK if variant else BLOCK)) * runs
-        most = (256 if results >= _MANY else 1024) // width
+        if template == "reduce_parts":
+            parts, blocks = split(params[:-8], compute)
+            results *= parts
+        elif template == "combine_parts":
+            threads = 32
+            while threads < -(-blocks // rest[-1]):
+                threads *= 2
+            return Launch(grid(m * math.prod(rest[3 * d] for d in range(kept)), 1).blocks, threads, threads * item)
+        most = (256 if results >= _MANY else MOST_THREADS) // width
         groups = 32 // width
         while groups < min(most, blocks):
             groups *= 2
         shared = (32 * (groups + _LEVELS) if variant else groups + _LEVELS) * item
         return Launch(grid(results, 1).blocks, groups * width, shared)
 
-    return CudaKernel(name, template_kernel(name, "reduction.cuh", "reduce", types, functions), launch)
+    return CudaKernel(name, template_kernel(name, "reduction.cuh", template, types, functions), launch)
 
 
 def _prepare(rule: ReductionOp, types: dict[str, str]) -> str:

@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from dagrun.codegen.compiler import Unsupported
 
-MOST_OPERANDS, MOST_PARAMS, MOST_SCALARS = 12, 112, 8  # of a call: as in kernels/cuda/dagrun.cuh
+MOST_OPERANDS, MOST_PARAMS, MOST_SCALARS = 12, 112, 12  # of a call: as in kernels/cuda/dagrun.cuh
 THREADS = 256  # of a block, where nothing speaks for another number
 MOST_BLOCKS = 4096  # of a grid whose threads each go over many elements
 

@@ -33,6 +33,7 @@ from .recording import (
     install_binary,
     make_array,
     mode,
+    prepared_call,
     ready_to_record,
     record_operation,
     sequence,
@@ -287,8 +288,9 @@ def record(
 
 
 def push_batch(
-    first: Any, predecessors: Any, device: int, name: str, function: int = 0, priorities: Any = None, /
-) -> int:
+    first: Any, predecessors: Any, device: int, name: str, function: int = 0, priorities: Any = None,
+    calls: Any = None, /,
+) -> int:  # fmt: skip
     """A prepared graph: task i comes after predecessors[first[i]:first[i + 1]]; returns its first sequence number."""
     ready_to_record("record a batch")
     starts, before = (memoryview(item).cast("B").cast("I").tolist() for item in (first, predecessors))
@@ -300,8 +302,14 @@ def push_batch(
     if not rising or len(urgency) != len(groups) or any(p >= i for i, group in enumerate(groups) for p in group):
         raise ValueError("task i of a batch may only come after tasks before it")
     body = Body(name, function=function_at(function))
+    given = [
+        (body, (), b"") if call is None else prepared_call(call, executor.devices[device])
+        for call in calls or [None] * len(groups)
+    ]
+    if len(given) != len(groups):
+        raise ValueError(f"{len(given)} calls for {len(groups)} tasks of a batch")
     with executor.lock:
-        sequence = executor.push_batch(body, groups, urgency, executor.devices[device], current_site())
+        sequence = executor.push_batch(given, groups, urgency, executor.devices[device], current_site())
         executor.condition.notify_all()
     return sequence
 

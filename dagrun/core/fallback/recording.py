@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from .executor import Executor
 from .regions import region_of_view, shifted
-from .tasks import OVERWRITE, WRITE, Body, Buffer, Device, OperandSpec, Site, Task, function_at
+from .tasks import OVERWRITE, PYTHON, WRITE, Body, Buffer, Device, Operand, OperandSpec, Site, Task, function_at
 
 executor = Executor()
 
@@ -353,6 +353,27 @@ def record_operation(
         if any(array._tracked for array in (*inputs, *(outputs or ()))):
             hooks.gradient_hook(signature.context, inputs, result, callable or scalars, outputs is not None)
     return result
+
+
+def prepared_call(call: Any, device: Device) -> tuple[Body, tuple[Operand, ...], bytes]:
+    """What a task of a batch runs, from (signature, outputs, inputs, scalars)."""
+    signature, outputs, inputs, scalars = call
+    arrays = [as_array(item) for item in (*outputs, *inputs)]
+    layouts = (*signature.outputs, *signature._inputs)
+    if (len(outputs), len(inputs)) != (len(signature.outputs), len(signature._inputs)) or any(
+        array._layout is not layout for array, layout in zip(arrays, layouts)
+    ):
+        raise ValueError(f"operands do not fit the signature of {signature.name}")
+    bodies = signature._bodies
+    if len(bodies) != 1 or bodies[0].lane == PYTHON:
+        kind = " in Python" if len(bodies) == 1 else ""
+        raise ValueError(
+            f"{signature.name} on {device.name} is {len(bodies)} tasks{kind}: a batch takes operations that are one "
+            "native task"
+        )
+    if any(array._memory.needs_detach() for array in outputs):
+        raise BufferError("a call of a batch writes memory that is exported: drop the export first")
+    return bodies[0], tuple((array._memory, array._offset) for array in arrays), scalars
 
 
 # ---- binary operators

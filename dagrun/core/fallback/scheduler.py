@@ -86,6 +86,10 @@ class Scheduler:
 
     def push(self, task: Task) -> None:
         """Puts a task behind everything that earlier tasks do to the same bytes."""
+        self._add(task, *self._order_operands(task))
+
+    def _order_operands(self, task: Task) -> tuple[list[tuple[Task, str]], list[tuple]]:
+        """The tasks that it comes after, with the kind of edge, and its accesses."""
         predecessors: dict[int, tuple[Task, str]] = {}
         accesses = []
         for spec in task.body.operands:
@@ -94,18 +98,25 @@ class Scheduler:
             buffer.users += 1
             accesses.append((buffer.id, *region, bool(spec.mode & WRITE)))
             self._order_access(task, buffer, region, spec.mode, predecessors)
-        self._add(task, predecessors.values(), accesses)
+        return list(predecessors.values()), accesses
 
     def push_batch(
-        self, body: Body, predecessors: Iterable[list[int]], priorities: Iterable[int], device: Device, site: Site
-    ) -> int:
-        """Pushes a prepared graph: task i comes after those that predecessors[i] names, all < i."""
+        self, calls: Iterable[tuple[Body, tuple[Operand, ...], bytes]], predecessors: Iterable[list[int]],
+        priorities: Iterable[int], device: Device, site: Site,
+    ) -> int:  # fmt: skip
+        """Pushes a prepared graph: task i comes after those that predecessors[i] names, all < i.
+
+        Those are all the edges among its tasks; what operands say orders them with tasks recorded before and after.
+        """
         tasks: list[Task] = []
         base = self.next_sequence
-        for before, priority in zip(predecessors, priorities):
-            tasks.append(Task(self.next_sequence, body, (), b"", None, device, site, priority))
-            self.next_sequence += 1
-            self._add(tasks[-1], [(tasks[i], "RAW") for i in before], [])
+        for (body, operands, scalars), before, priority in zip(calls, predecessors, priorities):
+            task = self.new_task(body, operands, scalars, None, device, site)
+            task.priority, task.operation, task.owned = priority, task.sequence, False
+            tasks.append(task)
+            edges, accesses = self._order_operands(task)
+            outside = [edge for edge in edges if edge[0].sequence < base]
+            self._add(task, [*((tasks[i], "RAW") for i in before), *outside], accesses)
         return base
 
     def _order_access(

@@ -81,9 +81,9 @@ def _check(name: str, x: Array, weight: Array, bias: Array | None, axes: int) ->
 
 
 def _in_single(x: Array, *others: Array | None) -> tuple[bool, list[Any]]:
-    """float16 is computed in float32: whether it was, and the arrays."""
+    """Whether float16 is computed in float32, and the arrays so; not on GPUs, whose products sum float16 in float32."""
     arrays = [x, *others]
-    if x.dtype != _HALF:
+    if x.dtype != _HALF or x.device.kind == "cuda":
         return False, arrays
     return True, [None if a is None else a.astype(_SINGLE) for a in arrays]
 
@@ -97,7 +97,7 @@ def conv2d(
 
     input (n, channels, rows, columns) or (channels, rows, columns), weight (outputs, channels / groups, kernel rows,
     kernel columns), bias (outputs,); result (n, outputs, rows, columns). `padding`: zeros around the image, or "same"
-    (the result has the image's size; stride 1) or "valid" (none). float16 is computed in float32. ValueError for shapes
+    (the result has the image's size; stride 1) or "valid" (none). float16 is summed in float32. ValueError for shapes
     that do not fit, TypeError for other dtypes than one floating dtype. PyTorch's function of this name.
 
         >>> import dagrun as dr
@@ -120,10 +120,9 @@ def conv2d(
         raise ValueError(f"conv2d: bias of shape {b.shape}, expected ({w.shape[0]},), one for each output")
     kernel = (w.shape[2], w.shape[3])
     geometry = _geometry("conv2d", x.shape[2:], kernel, _key(stride), _key(padding), _key(dilation))
-    if x.dtype == _HALF:
-        _, (x, w, b) = _in_single(x, w, b)
-        return conv.convolve(x, w, b, geometry, int(groups)).astype(_HALF)
-    return conv.convolve(x, w, b, geometry, int(groups))
+    half, (x, w, b) = _in_single(x, w, b)
+    made = conv.convolve(x, w, b, geometry, int(groups))
+    return made.astype(_HALF) if half else made
 
 
 def _second(value: Any, fill: int) -> Any:
