@@ -5,9 +5,11 @@ from __future__ import annotations
 import faulthandler
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -100,7 +102,14 @@ class Workshop:
             "DAGRUN_CORE": "native",
             "DAGRUN_EXIT_SECONDS": "1",
         }
-        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, env=environment, timeout=800)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        running = subprocess.Popen(command, cwd=self.folder, env=environment, start_new_session=True, **pipes)
+        try:
+            stdout, stderr = running.communicate(timeout=800)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)  # programs that tests started hang on where a mutant does
+        return subprocess.CompletedProcess(command, running.returncode, stdout, stderr)
 
 
 @pytest.fixture(autouse=True)
