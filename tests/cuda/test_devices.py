@@ -70,6 +70,7 @@ def run_alone(program: str, **environment: str) -> str:
             **os.environ,
             "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
             "PYTHONFAULTHANDLER": "1",
+            "DAGRUN_CUDA_LOGICAL": "1",
             **environment,
         },
         cwd=ROOT,
