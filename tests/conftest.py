@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import threading
@@ -35,6 +36,13 @@ def device(request: pytest.FixtureRequest) -> str:
 def host_device(request: pytest.FixtureRequest) -> str:
     """Each kind of device whose tasks and memory are the CPU's."""
     return str(request.param)
+
+
+@pytest.fixture(autouse=True)
+def hang_or_long(request: pytest.FixtureRequest) -> None:
+    """A test with a limit of its own is not ended by that of faulthandler, which is the same for all."""
+    if request.node.get_closest_marker("timeout"):
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture

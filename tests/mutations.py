@@ -202,6 +202,13 @@ MUTATIONS = [
         GPU,
     ),
     Mutation(
+        "who does not wait for a lost GPU counts as coming after all that it came after",
+        "cuda.cpp",
+        "  if (own.lost || far.lost) return false;\n",
+        "  if (own.lost || far.lost) return true;\n",
+        GPU,
+    ),
+    Mutation(
         "each lost GPU tells of itself",
         "cuda.cpp",
         "Gpu& first = launch.lost->culprit ? *launch.lost->culprit : *launch.lost;",

@@ -43,7 +43,8 @@ def test_every_gpu_benchmark_runs(tmp_path: Path) -> None:
     assert not re.search(r"skipped|emulator:", done.stdout + done.stderr), done.stdout[-3000:] + done.stderr[-2000:]
     report = json.loads((tmp_path / "gpu-emulated-gpu-0.json").read_text())
     assert report["machine"]["gpu"] == "emulated GPU 0"
-    tests = re.findall(r"^def (test_\w+)", (ROOT / "benches" / "bench_gpu.py").read_text(), re.MULTILINE)
+    sources = [(ROOT / "benches" / name).read_text() for name in ("bench_gpu.py", "bench_launch.py")]
+    tests = re.findall(r"^def (test_\w+)", "\n".join(sources), re.MULTILINE)
     assert {name.split("::")[1].split("[")[0] for name in report["benches"]} == set(tests)
     assert all(report["benches"].values())
     assert (

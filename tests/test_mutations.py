@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import shutil
 import signal
@@ -110,12 +109,6 @@ class Workshop:
             with suppress(ProcessLookupError):
                 os.killpg(running.pid, signal.SIGKILL)  # programs that tests started hang on where a mutant does
         return subprocess.CompletedProcess(command, running.returncode, stdout, stderr)
-
-
-@pytest.fixture(autouse=True)
-def no_hang() -> None:
-    """Some mutants hang; that ends within, and is no hang of this process."""
-    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(scope="module")

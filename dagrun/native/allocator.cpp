@@ -113,26 +113,34 @@ void Allocator::release(char* memory, int64_t nbytes) {
   {
     std::lock_guard<SpinLock> guard(lock_);
     live_ -= size;
-    if (size <= kLargest || cached_ + size <= cache_bytes) {
+    const bool keeps = size <= kLargest || cached_ + size <= cache_bytes;
+    cached_ += size;
+    if (keeps) {
       free_[index].push_back(memory);
-      cached_ += size;
       return;
     }
   }
   give(memory);
+  std::lock_guard<SpinLock> guard(lock_);
+  cached_ -= size;
 }
 
+// What is given back counts as kept until it is gone, and whoever needs the room waits for it here.
 void Allocator::trim() {
+  std::lock_guard<std::mutex> one(giving_);
   std::vector<char*> blocks;
+  int64_t nbytes = 0;
   {
     std::lock_guard<SpinLock> guard(lock_);
     for (int index = class_of(kLargest) + 1; index < kClasses; index++) {
-      cached_ -= static_cast<int64_t>(free_[index].size()) * class_size(index);
+      nbytes += static_cast<int64_t>(free_[index].size()) * class_size(index);
       blocks.insert(blocks.end(), free_[index].begin(), free_[index].end());
       free_[index].clear();
     }
   }
   for (char* block : blocks) give(block);
+  std::lock_guard<SpinLock> guard(lock_);
+  cached_ -= nbytes;
 }
 
 MemoryStats Allocator::stats() {

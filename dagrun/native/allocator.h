@@ -3,6 +3,7 @@
 #pragma once
 #include <atomic>
 #include <cstdint>
+#include <mutex>
 #include <vector>
 
 #include "spinlock.h"
@@ -49,6 +50,7 @@ class Allocator {
   void give(char* memory);
 
   SpinLock lock_;
+  std::mutex giving_;  // held while memory is given back
   std::vector<char*> free_[kClasses];
   std::vector<char*> slabs_;
   char* slab_next_ = nullptr;

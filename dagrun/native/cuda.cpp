@@ -367,6 +367,7 @@ cuda::Result CudaStreams::enqueue_product(uint16_t stream, const Body& body, cha
 // A GPU whose streams wait for work of the lost one goes with it: nothing says that such a wait ever ends.
 void CudaStreams::lose(Gpu& gpu, cuda::Result result, Gpu* culprit) {
   if (gpu.lost) return;
+  losses_++;
   gpu.lost = result;
   gpu.culprit = culprit;
   for (size_t i = 0; i < streams_.size(); i++) {
@@ -510,6 +511,13 @@ void CudaStreams::take_complete(uint16_t stream, std::vector<Launch>& out) {
   if (gpu.lost) take(stream, streams_[stream].launched, out);
 }
 
+// What a lost GPU fails with: once, with the operation and the line of this launch.
+void CudaStreams::blame(Gpu& gpu, const Launch& launch) {
+  if (gpu.failure) return;
+  const int64_t details[4] = {gpu.lost, executor_.intern(cuda::describe(driver_, gpu.lost))};
+  gpu.failure = executor_.fail(launch.slot, kDeviceFault, details);
+}
+
 void CudaStreams::conclude(Launch& launch, Worker* worker) {
   std::shared_ptr<Failure> failure;
   CudaGraph* const replayed = graph_of(*executor_.slot(launch.slot).body);
@@ -521,15 +529,12 @@ void CudaStreams::conclude(Launch& launch, Worker* worker) {
     failure = executor_.fail(launch.slot, launch.code, launch.details);
   } else if (launch.lost) {
     Gpu& first = launch.lost->culprit ? *launch.lost->culprit : *launch.lost;
-    if (!first.failure) {
-      const int64_t details[4] = {first.lost, executor_.intern(cuda::describe(driver_, first.lost))};
-      first.failure = executor_.fail(launch.slot, kDeviceFault, details);
-    }
+    blame(first, launch);
     failure = first.failure;
   } else if (launch.error && launch.error[0]) {
     failure = executor_.fail(launch.slot, static_cast<int32_t>(launch.error[0]), launch.error + 1);
   }
-  unstage(launch.slot, launch.prepared, !failure && launch.enqueued, launch.lost);
+  unstage(launch.slot, launch.prepared, !failure && !launch.lost && launch.enqueued, launch.lost);
   if (launch.graph) {  // which keeps the words for its runs
     if (launch.code || launch.lost) {
       launch.graph->incomplete = true;
@@ -551,7 +556,11 @@ void CudaStreams::main() {
   for (;;) {
     work_.wait(lock, [this] { return stop_ || unfinished_ > 0; });
     if (stop_) return;  // whatever is left is dropped: the engine has waited for it already, or given up
-    for (uint16_t i = 0; i < streams_.size(); i++) take_complete(i, done);
+    int losses;
+    do {  // all that a lost GPU had under way at once
+      losses = losses_;
+      for (uint16_t i = 0; i < streams_.size(); i++) take_complete(i, done);
+    } while (losses != losses_);
     ends_.resize(queues_.size());
     lock.unlock();
     if (done.empty()) {
@@ -563,6 +572,9 @@ void CudaStreams::main() {
     }
     idle = 0;
     std::sort(done.begin(), done.end(), [](const Launch& a, const Launch& b) { return a.order < b.order; });
+    for (const Launch& launch : done) {  // before a GPU that waited for it
+      if (launch.lost && !launch.lost->culprit && !launch.code && !executor_.poisoned(launch.slot)) blame(*launch.lost, launch);
+    }
     for (Launch& launch : done) {
       conclude(launch, worker);
       executor_.hand_over(worker);

@@ -162,6 +162,7 @@ class CudaStreams : public Streams {
   void give_back_error(int64_t* words) { errors_.release(reinterpret_cast<char*>(words), kErrorBytes); }
   void take(uint16_t stream, uint64_t position, std::vector<Launch>& out);
   void take_complete(uint16_t stream, std::vector<Launch>& out);
+  void blame(Gpu& gpu, const Launch& launch);
   void conclude(Launch& launch, Worker* worker);
   int64_t start_clock(Gpu& gpu);
   cuda::Handle record_time(Queue& queue);
@@ -180,6 +181,7 @@ class CudaStreams : public Streams {
   uint64_t orders_ = 0;
   uint64_t unfinished_ = 0;   // launches that are not concluded
   uint64_t concluded_ = 0;    // batches of them that are
+  int losses_ = 0;            // GPUs that are lost
   // For traces, of each stream: when its traced launches ended, from a position on. The concluding thread's.
   struct Ends {
     uint64_t first = 0;

@@ -131,7 +131,8 @@ class EmulatedPlatform:
 
     def inject(self, what: str, countdown: int, result: int) -> None:
         """The countdown-th of these from now on ends in this CUresult: "launch", "fault" (of a launch that runs),
-        "allocate", "pinned", "copy", "query"; "late": the event recorded says so many times that it is not ready."""
+        "allocate", "pinned", "copy", "query"; "record"; "late": the event recorded says so
+        many times that it is not ready; "stall": of launches, it does not run before `go_on`."""
         self.library.emulator_inject(what.encode(), countdown, result)
 
     def null(self, on: bool) -> None:
@@ -141,6 +142,10 @@ class EmulatedPlatform:
     def hold(self, on: bool) -> None:
         """While on, nothing that is enqueued runs."""
         self.library.emulator_hold(int(on))
+
+    def go_on(self) -> None:
+        """Launches that were stalled run."""
+        self.library.emulator_go_on()
 
     def tick(self, nanoseconds: int) -> None:
         """From now on the clock of each stream counts its kernels and copies, each as so long."""

@@ -85,6 +85,7 @@ struct Command {
   Event* event = nullptr;  // of a record or a wait
   uint64_t version = 0;
   bool waits = false;
+  bool stalled = false;  // does not run before emulator_go_on
   std::function<Result()> run;
 };
 struct Stream {
@@ -219,7 +220,7 @@ struct Machine {
     for (Stream* stream : streams) {
       if (stream->commands.empty()) continue;
       const Command& head = stream->commands.front();
-      if (head.waits && head.event->reached < head.version) continue;
+      if (head.stalled || (head.waits && head.event->reached < head.version)) continue;
       seen++;
       if (!chosen || (newest ? head.order > chosen->commands.front().order : random % seen == 0)) chosen = stream;
     }
@@ -342,6 +343,14 @@ API void emulator_hold(int on) {
   m.progress.wait(guard, [&m] {
     return !m.held || std::none_of(m.streams.begin(), m.streams.end(), [](Stream* stream) { return stream->busy; });
   });
+}
+// Launches that were stalled on request run.
+API void emulator_go_on() {
+  Guard guard(machine().mutex);
+  for (Stream* stream : machine().streams) {
+    for (Command& command : stream->commands) command.stalled = false;
+  }
+  machine().work.notify_all();
 }
 // From now on each kernel, copy or fill takes so long by the clock of its stream.
 API void emulator_tick(long nanoseconds) {
@@ -550,6 +559,7 @@ API Result cuEventRecord(Event* event, Stream* stream) {
     return event->capture->invalid;
   }
   Result wanted;
+  if (m.inject("record", wanted)) return wanted;
   event->late = m.inject("late", wanted) ? wanted : 0;
   Command command;
   command.event = event;
@@ -810,6 +820,7 @@ API Result cuLaunchKernel(void* function, unsigned blocks, unsigned y, unsigned 
   Call call = *static_cast<Call*>(parameters[0]);
   if (!m.is_pinned(call.error, 40)) m.misuse("error words that are not pinned");
   Command command;
+  command.stalled = m.inject("stall", wanted);
   command.run = [call, function, blocks, threads, shared, context = current]() -> Result {
     Call own = call;  // a graph runs it again
     {

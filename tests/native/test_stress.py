@@ -75,7 +75,7 @@ def test_the_native_executor_under_stress(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("flags", "rounds"),
     [
