@@ -277,8 +277,8 @@ MUTATIONS = [
     Mutation(
         "no wait is captured",
         "cuda.cpp",
-        "if (queue.gpu->lost || queues_[source].gpu->lost) return;",
-        "if (queue.gpu->lost || queues_[source].gpu->lost || captures(stream)) return;",
+        "if (own.lost || far.lost) return false;",
+        "if (own.lost || far.lost || captures(stream)) return false;",
         GRAPHS,
     ),
     Mutation(

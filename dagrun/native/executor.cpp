@@ -364,7 +364,7 @@ void Executor::fill_arguments(uint32_t index, const Call& call) {
   a.stream = nullptr;
 }
 
-void Executor::open_task(uint32_t index, uint64_t sequence, const Body* body, uint16_t device, uint32_t site,
+inline void Executor::open_task(uint32_t index, uint64_t sequence, const Body* body, uint16_t device, uint32_t site,
                          int32_t priority) {
   Task& task = slot(index);
   task.links = 0;
@@ -450,6 +450,7 @@ uint64_t Executor::push_batch(const Batch& batch) {
   pushed_.fetch_add(batch.count, std::memory_order_relaxed);
   batch_base_ = base;
   const bool streamed = devices_[batch.device]->streams && !settings_.serial;
+  const bool plain = !streamed && !batch.calls;  // functions on CPU lanes: the order is all there is
   // Predecessors lie anywhere, in lines that the workers write: ask for them some tasks ahead.
   constexpr uint32_t kFar = 24, kNear = 10;
   for (uint32_t i = 0; i < batch.count; i++) {
@@ -471,20 +472,22 @@ uint64_t Executor::push_batch(const Batch& batch) {
       trace = &trace_tasks_.back();
     }
     Call call;
-    call.body = body;
-    call.device = batch.device;
-    if (batch.calls) call = batch.calls[i];
-    if (streamed || !body->operands.empty() || call.scalar_count) add_arguments(index, call);
+    if (!plain) {
+      call.body = body;
+      call.device = batch.device;
+      if (batch.calls) call = batch.calls[i];
+      if (streamed || !body->operands.empty() || call.scalar_count) add_arguments(index, call);
+    }
     int edges = 0;
     for (uint32_t p = batch.first[i]; p < batch.first[i + 1]; p++) {
       const uint32_t predecessor = batch.predecessors[p];
       if (trace) trace->predecessors.emplace_back(base + predecessor, kRAW);
       // A finished predecessor's slot may serve a later task of this batch by now: its sequence number tells.
       if (slot(slots[predecessor]).sequence.load(std::memory_order_acquire) == base + predecessor &&
-          connect(index, slots[predecessor]))
+          (plain ? link(index, slots[predecessor], false) : connect(index, slots[predecessor])))
         edges++;
     }
-    if (!body->operands.empty()) order_operands(index, call, edges, trace);
+    if (!plain && !body->operands.empty()) order_operands(index, call, edges, trace);
     if (task.pending.fetch_sub(kRecording - edges, std::memory_order_acq_rel) == kRecording - edges)
       make_ready(index, nullptr);
   }
