@@ -79,6 +79,14 @@ def test_results_in_the_memory_of_their_inputs(program: list[Step], seed: int, s
 def test_every_conflicting_pair_is_ordered(devices: list[str], program: list[Step], shuffle: int) -> None:
     before = configure(shuffle_seed=shuffle)
     try:
+        check_order(devices, program)
+    finally:
+        configure(**before)
+
+
+def check_order(devices: list[str], program: list[Step]) -> None:
+    """Every conflicting pair of accesses in the trace of a program is ordered."""
+    try:
         machine = Machine(devices, 0)
         with tracing() as records:
             native.pause(True)
@@ -87,7 +95,6 @@ def test_every_conflicting_pair_is_ordered(devices: list[str], program: list[Ste
         native.pause(False)
         native.wait_all()
         forget_failures()
-        configure(**before)
     assert violations(records) == []
 
 

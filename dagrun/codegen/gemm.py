@@ -24,7 +24,7 @@ from dagrun.codegen import layout
 from dagrun.codegen.compiler import compile_kernel, entry_name
 from dagrun.codegen.emitter import Emitter
 from dagrun.codegen.target import cuda_kernel, target
-from dagrun.codegen.values import ITEMSIZE, Value
+from dagrun.codegen.values import ITEMSIZE, LLVM_TYPE, Value
 
 _ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112  # CBLAS's names
 _ROUTINES = ("sgemm", "dgemm", "sgemv", "dgemv")
@@ -93,7 +93,7 @@ def link_blas(blas: Blas) -> None:
 
 def declare_gemm(e: Emitter, dtype: str, index_bits: int) -> None:
     """Declares what `call_gemm` calls, and sets BLAS to one thread."""
-    kind, index = ("float" if dtype == "float32" else "double"), f"i{index_bits}"
+    kind, index = LLVM_TYPE[dtype], f"i{index_bits}"
     e.declare("declare i32 @dagrun_blas_get_threads() nounwind")
     e.declare("declare void @dagrun_blas_set_threads(i32) nounwind")
     e.declare(
@@ -110,7 +110,7 @@ def call_gemm(
     leading: Sequence[Value], beta: Value,
 ) -> None:  # fmt: skip
     """C = A @ B + beta C. `flags`: transposition of A, B (int32); `sizes`: m, n, k; A, B, C with leading dimensions."""
-    kind, index = ("float" if dtype == "float32" else "double"), sizes[0].type
+    kind, index = LLVM_TYPE[dtype], sizes[0].type
     (a, b, c), (lda, ldb, ldc) = pointers, leading
     arguments = [
         f"i32 {_ROW_MAJOR}", *(f"i32 {flag.name}" for flag in flags), *(f"{index} {size.name}" for size in sizes),
@@ -133,7 +133,7 @@ class _Matrix:
 
 def _call_gemv(e: Emitter, dtype: str, a: _Matrix, x: Value, x_step: Value, y: Value, y_step: Value) -> None:
     """y = A @ x."""
-    kind, index = ("float" if dtype == "float32" else "double"), a.rows.type
+    kind, index = LLVM_TYPE[dtype], a.rows.type
     plain = a.flag.equals(PLAIN)
     stored = e.select(plain, a.rows, a.columns), e.select(plain, a.columns, a.rows)
     arguments = [
@@ -192,7 +192,7 @@ def _gemm_ir(dtype: str, index_bits: int, name: str) -> str:
     with e.when(m < 0):
         e.give_back(0)
     declare_gemm(e, dtype, index_bits)
-    kind, index = ("float" if dtype == "float32" else "double"), f"i{index_bits}"
+    kind, index = LLVM_TYPE[dtype], f"i{index_bits}"
     e.declare(
         f"declare void @dagrun_blas_{_LETTER[dtype]}gemv(i32, i32, {index}, {index}, {kind}, ptr, {index}, ptr, "
         f"{index}, {kind}, ptr, {index}) nounwind"

@@ -21,7 +21,7 @@ import pytest
 from checker import violations
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from programs import Machine, Step, steps
+from programs import Step, steps
 
 import dagrun as dr
 from dagrun.backends import cuda
@@ -33,7 +33,7 @@ from dagrun.errors import DeviceError, OperationError
 from dagrun.record import Operator, lowering
 from tests.cuda import across_streams
 from tests.cuda.emulated import COMPILER, EmulatedPlatform, use_emulator
-from tests.test_random_programs import forget_failures, run
+from tests.test_random_programs import check_order, run
 
 ROOT = Path(__file__).parents[2]
 REAL = os.environ.get("DAGRUN_TEST_CUDA") == "1"
@@ -108,16 +108,7 @@ def test_asynchronous_is_serial_bit_for_bit(devices: list[str], program: list[St
 @settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.too_slow])
 @given(program=steps(max_size=30))
 def test_every_conflicting_pair_is_ordered(program: list[Step]) -> None:
-    try:
-        machine = Machine(["cuda:0", "cuda:1"], 0)
-        with tracing() as records:
-            native.pause(True)
-            machine.run(program)
-    finally:
-        native.pause(False)
-        native.wait_all()
-        forget_failures()
-    assert violations(records) == []
+    check_order(["cuda:0", "cuda:1"], program)
 
 
 def test_the_serial_engine_gives_the_same_bits() -> None:
