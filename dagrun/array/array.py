@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dagrun.array import foreign
+from dagrun.array.dtypes import as_dtype
+from dagrun.array.foreign import DLPACK_CPU, DLPACK_CUDA
 from dagrun.array.printing import format_array
+from dagrun.backends import cuda
 from dagrun.core import TaskStory, device_index, native, story_of
 from dagrun.devices import Device, current_device
 from dagrun.devices import device as find_device
@@ -16,24 +19,6 @@ from dagrun.record import layout
 from dagrun.record.tape import Leaf, place_of, source
 
 _HOST = find_device("cpu:0")  # where values of GPUs are read and come from
-
-DTYPES = frozenset(
-    np.dtype(name)
-    for name in (
-        "bool",
-        "int8",
-        "int16",
-        "int32",
-        "int64",
-        "uint8",
-        "uint16",
-        "uint32",
-        "uint64",
-        "float16",
-        "float32",
-        "float64",
-    )
-)
 
 if TYPE_CHECKING:
 
@@ -102,22 +87,12 @@ def extend(**members: Any) -> None:
 
 
 _WEAK = frozenset((bool, int, float))
+_PLAIN = _WEAK | {list, tuple, np.ndarray}  # what needs no question where it is
 
 
 def is_weak(value: object) -> bool:
     """Whether a value is a Python scalar, whose dtype follows that of the arrays it meets."""
     return type(value) in _WEAK
-
-
-@cache
-def as_dtype(value: Any) -> np.dtype[Any]:
-    """The dtype that a dtype, its name or a scalar type stands for; TypeError for those that arrays cannot have."""
-    dtype = np.dtype(value).newbyteorder("=")
-    if dtype not in DTYPES:
-        raise TypeError(
-            f"dtype {dtype} is not supported: expected bool, an integer or a real floating type up to 64 bits"
-        )
-    return dtype
 
 
 def asarray(
@@ -132,8 +107,9 @@ def asarray(
 
     NumPy arrays are copied when this is called: later changes to them do not show. With `copy=False` the memory is
     lent instead, which needs a C-contiguous NumPy array of that dtype that cannot be written (`x.flags.writeable =
-    False`); ValueError otherwise. An `Array` is returned as it is, cast or moved where dtype or device ask for it.
-    With `requires_grad` gradients of it are gathered in its `grad`.
+    False`); ValueError otherwise. What another library holds on a GPU (CuPy, PyTorch) is copied there. An `Array` is
+    returned as it is, cast or moved where dtype or device ask for it. With `requires_grad` gradients of it are gathered
+    in its `grad`.
 
         >>> import dagrun as dr
         >>> dr.asarray([1, 2, 3]) + 1
@@ -141,9 +117,11 @@ def asarray(
     """
     if isinstance(obj, Array):
         return leaf(_from_array(obj, dtype, device, copy), requires_grad)
-    where = current_device() if device is None else find_device(device)
     if copy is False and not isinstance(obj, np.ndarray):
         raise ValueError(f"asarray(copy=False) of a {type(obj).__name__}: only a read-only NumPy array can be lent")
+    if type(obj) not in _PLAIN and foreign.is_on_gpu(obj):
+        return leaf(_from_array(foreign.take(obj), dtype, device, None), requires_grad)
+    where = current_device() if device is None else find_device(device)
     if isinstance(obj, (list, tuple)) and any(isinstance(item, Array) for item in _leaves(obj)):
         obj = _to_numpy(obj)
     source = np.asarray(obj, dtype=None if dtype is None else as_dtype(dtype))
@@ -227,14 +205,14 @@ def numpy(self: Array, *, copy: bool = True) -> np.ndarray[Any, Any]:
     With `copy=False` it is a read-only view of the array's memory; a later write to the array goes to fresh memory.
     ValueError where the memory is a GPU's: the CPU cannot read it.
     """
-    try:
-        memory = native.export(self)
-    except BufferError as error:
-        if self.device.kind != "cuda":
-            raise
+    if self.device.kind == "cuda":
         if not copy:
-            raise ValueError(f"numpy(copy=False): {error}") from None
+            raise ValueError(
+                f"numpy(copy=False): the array is on {self.device}, whose memory the CPU cannot read; leave copy=False "
+                "out, or use x.to_device('cpu:0')"
+            )
         return host_view(self).copy()
+    memory = native.export(self)
     if self.size == 0:
         return np.empty(self.shape, self.dtype)
     view: np.ndarray[Any, Any] = np.ndarray(
@@ -330,8 +308,14 @@ def _contains(self: Array, value: Any) -> bool:
     return bool((host_view(self) == (value.numpy() if isinstance(value, Array) else value)).any())
 
 
-def _dlpack(self: Array, **options: Any) -> Any:
-    return numpy(self, copy=True).__dlpack__(**options)
+def _dlpack(self: Array, *, dl_device: tuple[int, int] | None = None, **options: Any) -> Any:
+    """A capsule of a copy, which the CPU has where `dl_device` asks for it or the array is the CPU's."""
+    on_gpu = self.device.kind == "cuda" and (dl_device is None or dl_device[0] != DLPACK_CPU)
+    return (foreign.give(self) if on_gpu else numpy(self)).__dlpack__(dl_device=dl_device, **options)
+
+
+def _dlpack_device(self: Array) -> tuple[int, int]:
+    return (DLPACK_CUDA, cuda.gpu_of(self.device)) if self.device.kind == "cuda" else (DLPACK_CPU, 0)
 
 
 def _gradient(self: Array) -> str:
@@ -361,7 +345,8 @@ extend(
     __iter__=_iterate,
     __contains__=_contains,
     __dlpack__=_dlpack,
-    __dlpack_device__=lambda self: (1, 0),
+    __dlpack_device__=_dlpack_device,
+    __cupy_get_ndarray__=lambda self: foreign.give(self),
     __repr__=lambda self: format_array(host_view(self), str(self.device), _gradient(self)),
     __str__=lambda self: str(host_view(self)),
     __format__=lambda self, spec: format(item(self) if spec else self.__str__(), spec),

@@ -409,10 +409,10 @@ PyObject* make_export(Block* block, bool readonly) {
 PyObject* export_handle(Handle* handle, bool readonly) {
   const Region region = region_in(handle->buffer, shifted(handle->layout->region, handle->offset));
   Executor& executor = *module.executor;
-  if (handle->buffer->device->memory.source)
-    return PyErr_Format(PyExc_BufferError,
-                        "the array is on %s, whose memory the CPU cannot read in place: use x.numpy() or x.to_device('cpu:0')",
-                        handle->buffer->device->name.c_str());
+  if (captures_here() && handle->buffer->device->memory.source) {
+    refuse_in_capture("the export of an array", "other libraries would see, or bring, the values of the first run only");
+    return nullptr;
+  }
   for (;;) {
     if (wait_handle(handle) < 0) return nullptr;
     Block* block = nullptr;

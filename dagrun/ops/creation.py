@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dagrun.array import Array, as_array, as_dtype, asarray, is_weak, leaf
+from dagrun.array import Array, as_array, as_dtype, asarray, is_on_gpu, is_weak, leaf
 from dagrun.core import device_index, native
 from dagrun.devices import Device, current_device
 from dagrun.devices import device as find_device
@@ -199,5 +199,5 @@ def array(
 
 
 def from_dlpack(x: Any, /, *, device: str | Device | None = None) -> Array:
-    """An array of a copy of what another library exports through DLPack."""
-    return asarray(np.from_dlpack(x), device=device)
+    """An array of a copy of what another library exports through DLPack, on its GPU or the default device."""
+    return asarray(x, device=device, copy=True) if is_on_gpu(x) else asarray(np.from_dlpack(x), device=device)

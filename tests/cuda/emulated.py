@@ -121,6 +121,12 @@ class EmulatedPlatform:
         whole = (ctypes.c_char * memory.nbytes).from_address(place)
         return np.ndarray(tuple(shape), dtype, whole, offset, tuple(strides))
 
+    def foreign(self, obj: Any) -> tuple[np.ndarray[Any, Any], int]:
+        interface = obj.__cuda_array_interface__
+        place = self.library.emulator_host_view(interface["data"][0])
+        whole = (ctypes.c_char * obj.nbytes).from_address(place)
+        return np.ndarray(interface["shape"], interface["typestr"], whole, strides=interface["strides"]), obj.gpu
+
     def to_host(self, x: Any) -> np.ndarray[Any, Any]:
         return np.array(x)
 

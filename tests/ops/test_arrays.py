@@ -17,7 +17,7 @@ def lent(x: dr.Array) -> np.ndarray:
     """The memory itself, where the CPU can read it."""
     if x.device.kind != "cuda":
         return x.numpy(copy=False)
-    with pytest.raises(ValueError, match=r"use x\.numpy\(\)"):
+    with pytest.raises(ValueError, match="cannot read"):
         x.numpy(copy=False)
     values = x.numpy()
     values.flags.writeable = False
@@ -30,7 +30,7 @@ def test_in_and_out(dtype: str, device: str) -> None:
         x = dr.asarray(values, device=device)
         check_same(x, values, layout)
         check_same(placed(values, device), values, layout)
-        for made in (np.asarray(x), np.array(x), lent(x), np.from_dlpack(x), np.asarray(x, dtype=dtype)):
+        for made in (np.asarray(x), np.array(x), lent(x), np.from_dlpack(x, device="cpu"), np.asarray(x, dtype=dtype)):
             np.testing.assert_array_equal(made, values)
             assert made.dtype == values.dtype
         assert x.numpy().flags.writeable and not (x.size and lent(x).flags.writeable)

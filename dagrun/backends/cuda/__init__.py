@@ -116,9 +116,25 @@ def open_device(which: Device) -> int:
             communication=COMMUNICATION_STREAMS,
             memory_limit=s.device_memory_bytes,
             overwrite_freed=platform().overwrite_freed,
-            gpu=which.number // logical,
+            gpu=gpu_of(which),
         )
     )
+
+
+def gpu_of(which: Device) -> int:
+    """Which GPU a CUDA device is on."""
+    return which.number // max(1, settings().cuda_logical)
+
+
+def first_device(gpu: int) -> Device:
+    """The first CUDA device on a GPU."""
+    return device(f"cuda:{gpu * max(1, settings().cuda_logical)}")
+
+
+def foreign(obj: Any) -> tuple[Any, int]:
+    """An array of the platform's namespace over what another library holds on a GPU, and which GPU that is."""
+    gpu_count()
+    return platform().foreign(obj)
 
 
 def function_of(gpu: int, name: str, source: str, include: str, shared_bytes: int) -> int:

@@ -64,6 +64,12 @@ class CupyPlatform:
         whole = cupy.cuda.UnownedMemory(memory.address, memory.nbytes, memory, memory.gpu)
         return cupy.ndarray(tuple(shape), dtype, cupy.cuda.MemoryPointer(whole, offset), tuple(strides))
 
+    def foreign(self, obj: Any) -> tuple[Any, int]:
+        spoken = hasattr(obj, "__cuda_array_interface__")
+        held = cupy.asarray(obj) if spoken else cupy.from_dlpack(obj)
+        held.device.synchronize()  # whose stream wrote it is not always said
+        return held, held.device.id
+
     def to_host(self, x: Any) -> np.ndarray[Any, Any]:
         values: np.ndarray[Any, Any] = cupy.asnumpy(x)
         return values

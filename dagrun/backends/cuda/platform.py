@@ -39,6 +39,9 @@ class Platform(Protocol):
     ) -> Any:
         """An array of `xp` over memory of a GPU: an object with `address`, `nbytes` and `gpu`, which it keeps alive."""
 
+    def foreign(self, obj: Any) -> tuple[Any, int]:
+        """An array of `xp` over what another library holds on a GPU, whose work is done then, and which GPU that is."""
+
     def to_host(self, x: Any) -> np.ndarray[Any, Any]:
         """A NumPy copy of an array of `xp`."""
 
