@@ -33,7 +33,7 @@ from dagrun import ops as _ops
 from dagrun._version import __version__ as __version__
 from dagrun.array import Array, asarray
 from dagrun.autodiff import *  # noqa: F403
-from dagrun.core import engine, engine_stats, memory_stats, wait
+from dagrun.core import empty_cache, engine, engine_stats, memory_stats, wait
 from dagrun.devices import Device, default_device, device, devices
 from dagrun.errors import DagrunError, DeviceError, OperationError
 from dagrun.ops import *  # noqa: F403
@@ -53,6 +53,7 @@ __all__ = [
     "default_device",
     "device",
     "devices",
+    "empty_cache",
     "engine",
     "engine_stats",
     "memory_stats",

@@ -120,3 +120,14 @@ def test_torch_there_and_back() -> None:
     x = dr.asarray(theirs)
     assert (x + 1).sum().item() == (theirs + 1).sum().item()
     assert torch.equal(torch.from_dlpack(x), theirs) and torch.equal(theirs, torch.from_dlpack(x * 1))
+
+
+def test_cached_memory_is_given_back_to_others() -> None:
+    x = dr.zeros(1_000_000, device="cuda:0").wait()
+    values = (x + 1).numpy()
+    kept, live = (dr.memory_stats("cuda:0")[key] for key in ("cached_bytes", "live_bytes"))
+    assert kept >= values.nbytes
+    dr.empty_cache("cuda:0")
+    after = dr.memory_stats("cuda:0")
+    assert after["cached_bytes"] < values.nbytes and after["live_bytes"] == live
+    assert (x + 1).sum().item() == 1_000_000
