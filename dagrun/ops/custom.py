@@ -37,6 +37,7 @@ def custom_op(
     infer: Callable[..., Any] | None = None,
     grad: Callable[..., Any] | None = None,
     name: str | None = None,
+    on_device: bool = False,
 ) -> Any:
     """Makes an operator of a function of NumPy arrays; the calls are recorded and scheduled like any other operation.
 
@@ -46,7 +47,8 @@ def custom_op(
     and dtype of the first array. `grad(g, *arrays, **options)` gets the gradient of the result (a tuple of them, None
     where nothing asked, if there are several) and the call's arrays, and returns the gradient of each (or None), with
     array operations. What the function raises, every wait for its results raises: an OperationError that is also of the
-    raised type, with the line of the call.
+    raised type, with the line of the call. With `on_device` the arrays of a GPU come as CuPy arrays that lie there, and
+    what the function returns is such an array: for CuPy's functions and kernels. They must not be written.
 
         >>> import dagrun as dr
         >>> import numpy as np
@@ -57,7 +59,7 @@ def custom_op(
         array([1. , 0.5, 0. ])
     """
     if function is None:
-        return lambda chosen: custom_op(chosen, infer=infer, grad=grad, name=name)
+        return lambda chosen: custom_op(chosen, infer=infer, grad=grad, name=name, on_device=on_device)
     body = function
     title = str(name or getattr(body, "__name__", "custom_op"))
 
@@ -74,9 +76,8 @@ def custom_op(
 
     @cache
     def operator_of(count: int) -> Operator:
-        return Operator(
-            title, specs, compute, grad=None if grad is None else _gradients(grad, count, title), on_host=True
-        )
+        rule = None if grad is None else _gradients(grad, count, title)
+        return Operator(title, specs, compute, grad=rule, takes="device" if on_device else "host")
 
     def call(*arrays: Any, **options: Any) -> Any:
         if not arrays:

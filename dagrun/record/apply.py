@@ -109,10 +109,7 @@ def _python_body(
         if count == 1:
             results = (results,)
         for output, result in zip(outputs, results, strict=True):
-            if np.shape(result) != output.shape:
-                raise ValueError(
-                    f"{operator.name} computed an array of shape {np.shape(result)}, expected {output.shape}"
-                )
+            operator.check_shape(np.shape(result), output.shape)
             np.copyto(output, result, casting="unsafe")
 
 

@@ -120,21 +120,24 @@ def compute_on_gpu(
 ) -> None:  # fmt: skip
     """Runs `compute` on the memory of a GPU: operands are (memory, offset) pairs, outputs first.
 
-    With the platform's arrays where they will do; else, and where they turn out not to, with NumPy on copies.
+    With the platform's arrays where they will do; else, and where they turn out not to, with NumPy on copies, which
+    also says better what is wrong.
     """
     platform = cuda.platform()
     with platform.computing(operands[0][0].gpu), np.errstate(all="ignore"):
         arrays = cuda.arrays_of(operands, layouts)
-        if not (operator.on_host or operator.updates or operator.explain):
+        if operator.takes != "host" and not (operator.updates or operator.explain):
             try:
                 results = operator.compute(platform.xp, *arrays[count:], *values, **attributes)
                 results = (results,) if count == 1 else tuple(results)
-                if all(x.shape == y.shape for x, y in zip(arrays[:count], results, strict=True)):
-                    for output, result in zip(arrays[:count], results, strict=True):
-                        output[...] = result.astype(output.dtype, copy=False)
-                    return
-            except Exception:  # the namespace lacks something, or NumPy says better what is wrong
-                pass
+                for output, result in zip(arrays[:count], results, strict=True):
+                    operator.check_shape(result.shape, output.shape)
+                for output, result in zip(arrays[:count], results, strict=True):
+                    output[...] = result.astype(output.dtype, copy=False)
+                return
+            except Exception:
+                if operator.takes == "device":
+                    raise
         _compute_on_host(operator, arrays, count, attributes, values)
 
 
@@ -152,10 +155,7 @@ def _compute_on_host(
         results = operator.compute(np, *inputs, *values, **attributes)
         results = (results,) if count == 1 else results
         for output, result in zip(outputs, results, strict=True):
-            if np.shape(result) != output.shape:
-                raise ValueError(
-                    f"{operator.name} computed an array of shape {np.shape(result)}, expected {output.shape}"
-                )
+            operator.check_shape(np.shape(result), output.shape)
             np.copyto(output, result, casting="unsafe")
     for x, values_of_x in zip(arrays[:count], outputs, strict=True):
         platform.from_host(x, values_of_x)

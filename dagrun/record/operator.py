@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -56,5 +56,11 @@ class Operator:
     grad: Gradients | None = None
     lane: str = "compute"
     priority: int = 0
-    on_host: bool = False  # compute takes NumPy arrays alone, or raises where CuPy would not
+    # What compute takes where the device is a GPU: "host", NumPy arrays alone; "device", CuPy's alone; "either".
+    takes: Literal["host", "device", "either"] = "either"
     updates: bool = False  # writes into its first result, whose other elements keep their values
+
+    def check_shape(self, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+        """Raises ValueError where `compute` made another shape than `infer` said."""
+        if shape != expected:
+            raise ValueError(f"{self.name} computed an array of shape {shape}, expected {expected}")

@@ -280,6 +280,27 @@ def test_functions_of_the_user_get_numpy_arrays() -> None:
     assert y.tolist() == [2.0, 4.0] and x.tolist() == [6.0, 7.0] and kept[0].tolist() == [1.0, 2.0]
 
 
+def test_functions_of_the_user_on_the_device() -> None:
+    places, calls = [], []
+
+    @dr.custom_op(on_device=True, infer=lambda x, *, rows: ((rows, 2), x[1]))
+    def double(x: Any, *, rows: int) -> Any:
+        calls.append(rows)
+        if not REAL:
+            places.append(x.ctypes.data)
+        return x * 2
+
+    x = dr.asarray([[1.0, 2.0], [3.0, 4.0]], device="cuda:0")
+    assert double(x, rows=2).tolist() == [[2.0, 4.0], [6.0, 8.0]]
+    if not REAL:
+        memory = native.export(x)
+        assert places == [use_emulator().library.emulator_host_view(memory.address)]
+    with pytest.raises(ValueError, match=r"double computed an array of shape \(2, 2\), expected \(3, 2\)"):
+        double(x, rows=3).wait()
+    assert calls == [2, 3]  # what fails is not tried again with copies
+    assert dr.custom_op(lambda x: x + 1, on_device=True)(dr.asarray([1, 2])).tolist() == [2, 3]
+
+
 def test_memory_that_a_function_keeps_is_not_written(
     emulator: EmulatedPlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
