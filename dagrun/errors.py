@@ -60,6 +60,11 @@ def _combine(kind: type[BaseException]) -> type[OperationError]:
 OUT_OF_MEMORY, DEVICE_FAULT, REFUSED, MOVED = -1, -3, -4, -5
 
 
+def holding_line(nbytes: int, name: str, site: tuple[str, int, str]) -> str:
+    """Says what an array in memory is; `name` is empty where no operation wrote it."""
+    return f"{nbytes:,} bytes of {name} made at {site[0]}:{site[1]}" if name else f"{nbytes:,} bytes of an array"
+
+
 def operation_error(failure: dict[str, Any]) -> OperationError:
     """The exception for what the engine remembers of a failed task (see `failures` of the core)."""
     file, line, function = failure["site"]
@@ -89,8 +94,8 @@ def operation_error(failure: dict[str, Any]) -> OperationError:
         f"  operation: {failure['name']}: {failure['shapes']} on {failure['device']}\n"
         f"  recorded at: {file}:{line} in {function}"
     )
-    for nbytes, name, (held_file, held_line, _) in failure["holdings"]:
-        message += f"\n  in memory: {nbytes:,} bytes of {name or 'an array'} made at {held_file}:{held_line}"
+    for holding in failure["holdings"]:
+        message += f"\n  in memory: {holding_line(*holding)}"
     error = _combined(kind)(message)
     error.operation, error.shapes, error.device = failure["name"], failure["shapes"], failure["device"]
     error.file, error.line, error.function = file, line, function

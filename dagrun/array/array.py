@@ -208,8 +208,8 @@ def numpy(self: Array, *, copy: bool = True) -> np.ndarray[Any, Any]:
     if self.device.kind == "cuda":
         if not copy:
             raise ValueError(
-                f"numpy(copy=False): the array is on {self.device}, whose memory the CPU cannot read; leave copy=False "
-                "out, or use x.to_device('cpu:0')"
+                f"numpy(copy=False): the array is on {self.device}, whose memory the CPU cannot read: "
+                "use x.numpy() or x.to_device('cpu:0')"
             )
         return host_view(self).copy()
     memory = native.export(self)

@@ -18,7 +18,7 @@ from dagrun.config import settings, worker_count
 from dagrun.core.debugging import Debugger
 from dagrun.core.trace import Access, TaskRecord
 from dagrun.devices import Device, device
-from dagrun.errors import DeviceError, operation_error
+from dagrun.errors import DeviceError, holding_line, operation_error
 
 LANES = {"compute": 0, "copy": 1, "communication": 2, "python": 3}
 
@@ -175,6 +175,24 @@ def memory_stats(which: str | Device = "cpu:0", reset_peak: bool = False) -> dic
     ['cached_bytes', 'live_bytes', 'peak_bytes']
     """
     return dict(native.memory_stats(device_index(device(which)), reset_peak))
+
+
+def memory_report(which: str | Device = "cpu:0", most: int = 10) -> str:
+    """What a device's memory is used for: the totals, and the largest arrays with the lines that last wrote them.
+
+    >>> import dagrun as dr
+    >>> x = dr.ones((1000, 1000)) * 2
+    >>> _ = x.wait()
+    >>> print(dr.memory_report(most=1).splitlines()[1].split(" at ")[0])
+      8,000,000 bytes of multiply made
+    """
+    where = device(which)
+    stats = memory_stats(where)
+    lines = [
+        f"{where}: {stats['live_bytes']:,} bytes in use, at most {stats['peak_bytes']:,} so far, "
+        f"{stats['cached_bytes']:,} kept for reuse"
+    ]
+    return "\n".join(lines + [f"  {holding_line(*each)}" for each in native.holdings(device_index(where), most)])
 
 
 def empty_cache(which: str | Device | None = None) -> None:

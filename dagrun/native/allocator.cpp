@@ -85,17 +85,23 @@ char* Allocator::allocate(int64_t nbytes) {
         if (memory || size > kLargest) {
           live_ += size;
           full = limit_bytes && live_ + cached_ > limit_bytes;
-          peak_ = std::max(peak_, live_);
         }
-        if (memory) return memory;
+        if (memory) {
+          peak_ = std::max(peak_, live_);
+          return memory;
+        }
       } else {
         return nullptr;
       }
     }
     if (size > kLargest) {
       if (full) trim();
-      if (char* memory = take(size)) return memory;
+      char* memory = take(size);
       std::lock_guard<SpinLock> guard(lock_);
+      if (memory) {
+        peak_ = std::max(peak_, live_);
+        return memory;
+      }
       live_ -= size;
     }
     if (retried) return nullptr;

@@ -841,7 +841,7 @@ std::shared_ptr<Failure> Executor::make_failure(const Body* body, uint64_t seque
   made->exception = exception;
   made->owner = body->owner;
   if (details) std::copy(details, details + 4, made->details);
-  if (code == kOutOfMemory && devices_[device]->memory.source) made->holdings = largest(devices_[device].get(), 5);
+  if (code == kOutOfMemory) made->holdings = largest(devices_[device].get(), 5);
   std::shared_ptr<Failure> failure(made, [this](Failure* dead) {
     if (dead->exception && !abandoned_) dispose(dead->exception);
     delete dead;
@@ -852,7 +852,6 @@ std::shared_ptr<Failure> Executor::make_failure(const Body* body, uint64_t seque
   return failure;
 }
 
-// The largest arrays that hold memory of a device.
 std::vector<Holding> Executor::largest(const Device* device, size_t most) {
   std::vector<Holding> found;
   std::lock_guard<SpinLock> guard(record_lock_);

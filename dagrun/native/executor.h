@@ -200,6 +200,7 @@ class Executor {
   void drop_handle(Buffer* buffer);
   void drop_block(Block* block);
   bool is_used(const Buffer* buffer) { return buffer->references.load(std::memory_order_acquire) % kHandle; }  // by a task
+  std::vector<Holding> largest(const Device* device, size_t most);  // arrays that hold its memory
   Block* export_block(Buffer* buffer);  // under the record lock, no pending writer
   bool needs_detach(Buffer* buffer);
   void detach(Buffer* buffer);          // runs inside a task that has the whole buffer to itself
@@ -321,7 +322,6 @@ class Executor {
                                         int32_t code, const int64_t* details, void* exception);
   void settle_and_finish(uint32_t index, std::shared_ptr<Failure> failure, Worker* worker, int32_t stream,
                          int64_t begin_ns, int64_t end_ns = 0);
-  std::vector<Holding> largest(const Device* device, size_t most);
   void drop_task_reference(Buffer* buffer, Worker* worker);
   void free_buffer(Buffer* buffer);
   void free_slot(uint32_t index, Worker* worker);

@@ -154,6 +154,12 @@ PyObject* memory_stats(PyObject*, PyObject* args) {
                        "cached_bytes", (long long)s.cached_bytes);
 }
 
+PyObject* holdings(PyObject*, PyObject* args) {
+  int device, most;
+  if (!PyArg_ParseTuple(args, "ii", &device, &most) || !device_at(device)) return nullptr;
+  return describe_holdings(engine().largest(engine().device(device), static_cast<size_t>(most)));
+}
+
 PyObject* trim_memory(PyObject*, PyObject* args) {
   int device;
   if (!PyArg_ParseTuple(args, "i", &device) || !device_at(device)) return nullptr;
@@ -688,6 +694,7 @@ PyMethodDef methods[] = {
     {"add_device", KEYWORDS(add_device), "Adds a device; returns its index."},
     {"set_lane_limit", set_lane_limit, METH_VARARGS, "set_lane_limit(device, lane, limit)"},
     {"memory_stats", memory_stats, METH_VARARGS, "memory_stats(device, reset_peak=False)"},
+    {"holdings", holdings, METH_VARARGS, "holdings(device, most) -> (nbytes, name, site) of its largest arrays"},
     {"trim_memory", trim_memory, METH_VARARGS, "trim_memory(device): gives cached memory back."},
     {"open_driver", open_driver, METH_VARARGS, "open_driver(driver, cublas) -> (number of GPUs, why there is no cuBLAS)"},
     {"describe_gpu", describe_gpu, METH_VARARGS, "describe_gpu(ordinal) -> (name, bytes, compute capability, peers)"},

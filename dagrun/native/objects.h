@@ -163,6 +163,7 @@ int finish_everything();  // the same, within a capture too
 int wait_for_space();
 bool run_serially(TaskName name, bool release_gil);
 void raise_failure(const std::shared_ptr<Failure>& failure);
+PyObject* describe_holdings(const std::vector<Holding>& holdings);
 PyObject* failure_dict(const Failure& failure);
 void dispose(void* object);
 void drain_disposed();

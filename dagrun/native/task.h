@@ -118,7 +118,7 @@ struct Arguments {
   uint16_t stream_index = 0;      // that stream
 };
 
-// An array that was there when memory ran out.
+// An array that holds memory.
 struct Holding {
   int64_t nbytes;
   uint32_t name, site;  // of what wrote it last
@@ -134,7 +134,7 @@ struct Failure {
   int64_t details[4] = {};
   void* exception = nullptr;
   void* owner = nullptr;  // the signature: explains the code
-  std::vector<Holding> holdings;  // the largest arrays of a GPU that is out of memory
+  std::vector<Holding> holdings;  // the largest arrays of a device that is out of memory
   std::atomic<bool> delivered{false};
 };
 

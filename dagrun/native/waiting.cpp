@@ -69,6 +69,17 @@ void drain_disposed() {
   for (PyObject* object : dead) Py_DECREF(object);
 }
 
+// (nbytes, name of what wrote it last, its line) of each.
+PyObject* describe_holdings(const std::vector<Holding>& holdings) {
+  PyObject* described = PyTuple_New(static_cast<Py_ssize_t>(holdings.size()));
+  for (size_t i = 0; i < holdings.size(); i++) {
+    const Holding& h = holdings[i];
+    PyTuple_SET_ITEM(described, static_cast<Py_ssize_t>(i),
+                     Py_BuildValue("LsN", (long long)h.nbytes, module.executor->text(h.name).c_str(), describe_site(h.site)));
+  }
+  return described;
+}
+
 PyObject* failure_dict(const Failure& failure) {
   Executor& executor = *module.executor;
   PyObject* site = describe_site(failure.site);
@@ -77,12 +88,7 @@ PyObject* failure_dict(const Failure& failure) {
   auto* operation = static_cast<Operation*>(failure.owner);
   PyObject* explain = operation && operation->explain ? operation->explain : Py_None;
   PyObject* exception = failure.exception ? static_cast<PyObject*>(failure.exception) : Py_None;
-  PyObject* holdings = PyTuple_New(static_cast<Py_ssize_t>(failure.holdings.size()));
-  for (size_t i = 0; i < failure.holdings.size(); i++) {
-    const Holding& h = failure.holdings[i];
-    PyTuple_SET_ITEM(holdings, static_cast<Py_ssize_t>(i),
-                     Py_BuildValue("LsN", (long long)h.nbytes, executor.text(h.name).c_str(), describe_site(h.site)));
-  }
+  PyObject* holdings = describe_holdings(failure.holdings);
   const bool of_driver = failure.code == kDeviceFault || failure.code == kRefused;
   return Py_BuildValue("{s:K,s:s,s:s,s:s,s:N,s:i,s:N,s:O,s:O,s:O,s:N,s:s}", "sequence", (unsigned long long)failure.sequence,
                        "name", executor.text(failure.name).c_str(), "shapes", executor.text(failure.shapes).c_str(),

@@ -17,7 +17,6 @@ from weakref import WeakValueDictionary
 
 from .memory import Allocator, Block, Export, address_of, make_export
 from .recording import (
-    UNKNOWN,
     Array,
     Family,
     Layout,
@@ -39,15 +38,28 @@ from .recording import (
     sequence,
     set_package_prefix,
 )
-from .tasks import LANES, Body, Device, Failure, Lane, Settings, Site, Task, function_at
+from .tasks import (
+    LANES,
+    UNKNOWN,
+    Body,
+    Device,
+    Failure,
+    Holding,
+    Lane,
+    Settings,
+    Site,
+    Task,
+    function_at,
+    largest,
+)
 
 __all__ = [
     "Array", "Export", "Family", "Layout", "Node", "Signature", "add_device", "after_fork", "again", "alias",
     "autocast", "binary", "describe_site", "empty", "export", "failures", "from_memory", "gradients", "here",
-    "in_task", "install_binary", "is_ready", "last_writer", "layout", "lend_site", "memory_stats", "observe",
-    "pause", "push_batch", "record", "searcher", "sequence", "set_autocast", "set_gradients", "set_hooks",
-    "set_lane_limit", "set_observer", "set_prefix", "site", "sorter", "start", "stats", "stop", "trace",
-    "trim_memory", "unfinished", "view", "wait", "wait_all",
+    "holdings", "in_task", "install_binary", "is_ready", "last_writer", "layout", "lend_site", "memory_stats",
+    "observe", "pause", "push_batch", "record", "searcher", "sequence", "set_autocast", "set_gradients", "set_hooks",
+    "set_lane_limit", "set_observer", "set_prefix", "site", "sorter", "start", "stats", "stop",
+    "trace", "trim_memory", "unfinished", "view", "wait", "wait_all",
 ]  # fmt: skip
 
 _KEEP: Any = object()
@@ -115,6 +127,12 @@ def memory_stats(device: int, reset_peak: bool = False, /) -> dict[str, int]:
         if reset_peak:
             memory.peak = memory.live
         return {"live_bytes": memory.live, "peak_bytes": memory.peak, "cached_bytes": memory.cached}
+
+
+def holdings(device: int, most: int, /) -> tuple[Holding, ...]:
+    """(nbytes, name, site) of the largest arrays that hold a device's memory."""
+    with executor.lock:
+        return largest(executor.devices[device], most)
 
 
 def trim_memory(device: int, /) -> None:
@@ -361,7 +379,7 @@ def _describe(failure: Failure) -> dict[str, Any]:
         "explain": failure.body.explain,
         "exception": failure.exception,
         "delivered": failure.delivered,
-        "holdings": (),
+        "holdings": failure.holdings,
         "driver": "",
     }
 

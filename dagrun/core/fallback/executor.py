@@ -16,7 +16,7 @@ from contextlib import suppress
 
 from .memory import Block, make_export
 from .scheduler import Scheduler
-from .tasks import OUT_OF_MEMORY, RAISED, WRITE, Buffer, Failure, Settings, Task
+from .tasks import OUT_OF_MEMORY, RAISED, WRITE, Buffer, Failure, Settings, Task, largest
 
 HELP_BYTES = 1 << 15  # a waiting thread runs native tasks up to this cost itself
 POLL_SECONDS = 0.1  # a signal that comes just before a thread falls asleep does not wake it
@@ -159,6 +159,8 @@ class Executor(Scheduler):
     ) -> Failure:
         self.interrupted |= isinstance(exception, KeyboardInterrupt)
         failure = Failure(task.sequence, task.body, task.site, task.device, code, details, exception, task.operation)
+        if code == OUT_OF_MEMORY:
+            failure.holdings = largest(task.device, 5)
         with self.lock:
             self.failures.append(failure)
         return failure

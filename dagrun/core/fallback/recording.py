@@ -16,7 +16,20 @@ from typing import Any, NoReturn
 
 from .executor import Executor
 from .regions import region_of_view, shifted
-from .tasks import OVERWRITE, PYTHON, WRITE, Body, Buffer, Device, Operand, OperandSpec, Site, Task, function_at
+from .tasks import (
+    OVERWRITE,
+    PYTHON,
+    UNKNOWN,
+    WRITE,
+    Body,
+    Buffer,
+    Device,
+    Operand,
+    OperandSpec,
+    Site,
+    Task,
+    function_at,
+)
 
 executor = Executor()
 
@@ -248,7 +261,6 @@ def as_layout(item: object) -> Layout:
 
 # ---- user lines
 
-UNKNOWN: Site = ("<unknown>", 0, "<unknown>")
 _own_folder = str(Path(__file__).parent)
 _prefixes = ("\x01", "\x01")  # the package, and the folder in it that counts as user code
 

@@ -1,6 +1,7 @@
 """The records of the executor: body, task, buffer, failure. Data only; `scheduler.py` moves them along."""
 
 import ctypes
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,6 +16,8 @@ COMPUTE, PYTHON = 0, 3
 OUT_OF_MEMORY, RAISED = -1, -2  # codes of failures that no body returned
 
 Site = tuple[str, int, str]  # file, line, function
+UNKNOWN: Site = ("<unknown>", 0, "<unknown>")
+Holding = tuple[int, str, Site]  # bytes of an array, and what wrote it last
 Operand = tuple["Buffer", int]  # and the bytes from the buffer's start to the view's first element
 Function = Callable[..., int]
 Entry = tuple[int, float, int, "Task"]  # -priority, shuffle, sequence, task: of ready ones the smallest runs first
@@ -82,6 +85,7 @@ class Failure:
     details: tuple[int, ...]  # of OUT_OF_MEMORY: bytes asked for
     exception: BaseException | None
     operation: int  # as the task's
+    holdings: tuple[Holding, ...] = ()  # the largest arrays of a device that is out of memory
     delivered: bool = False
 
 
@@ -139,6 +143,13 @@ class Buffer:
     def needs_detach(self) -> bool:
         """Whether somebody outside would see a write to this memory."""
         return self.block is not None and (self.block.memory is None or self.block.references > 1)
+
+
+def largest(device: Device, most: int) -> tuple[Holding, ...]:
+    """The largest arrays that hold a device's memory."""
+    buffers = [x for x in gc.get_objects() if type(x) is Buffer and x.device is device and x.address]
+    held = sorted((x for x in buffers if x.handles or x.users), key=lambda x: -x.nbytes)[:most]
+    return tuple((x.nbytes, x.last_writer[1], x.last_writer[2] or UNKNOWN) for x in held)
 
 
 @dataclass(slots=True)

@@ -80,11 +80,21 @@ def out_of_memory(lab: Lab) -> Any:
     message = message_of(lambda: lab.array([0] * 1000, device=small))
     assert message == "MemoryError: no memory for an array of 8000 bytes on cpu:1"
     held = lab.array([1] * 300, device=small)  # 2400 bytes: its copy finds no room beside it
+    large = lab.record("half", COPY_OF, lab.array([1] * 100), device=small)  # 800 bytes
+    n.wait(large)
+    assert n.holdings(small, 1)[0][:2] == (2400, "")
+    assert [row[:2] for row in n.holdings(small, 5)] == [(2400, ""), (800, "half")]
+    failed = lab.error_of(lab.record("big", COPY_OF, x, device=small))
+    assert [row[:2] for row in failed["holdings"]] == [(2400, ""), (800, "half")]
+    assert failed["holdings"][1][2] == n.last_writer(large)[2]
+    del large
     memory = n.export(held)
     lab.record("write", SHIFT, held, out=held, mode=INOUT, device=small)
     assert lab.error_of(held)["code"] == -1
     assert memoryview(memory).cast("d")[0] == 1
     assert message_of(lambda: n.export(n.empty(lab.layout(1000), small))).startswith("MemoryError")
+    assert message_of(lambda: n.export(n.empty(lab.layout(1 << 45), 0))).startswith("MemoryError")
+    assert n.memory_stats(0)["peak_bytes"] < 1 << 45  # what was refused was never held
     assert "too large" in message_of(lambda: lab.layout(1 << 40, 1 << 40))
     return failure["details"]
 
