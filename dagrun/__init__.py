@@ -33,6 +33,7 @@ from dagrun import ops as _ops
 from dagrun._version import __version__ as __version__
 from dagrun.array import Array, asarray
 from dagrun.autodiff import *  # noqa: F403
+from dagrun.backends.cuda import gpus
 from dagrun.core import empty_cache, engine, engine_stats, memory_report, memory_stats, wait
 from dagrun.devices import Device, default_device, device, devices
 from dagrun.errors import DagrunError, DeviceError, OperationError
@@ -56,6 +57,7 @@ __all__ = [
     "empty_cache",
     "engine",
     "engine_stats",
+    "gpus",
     "memory_report",
     "memory_stats",
     "random",

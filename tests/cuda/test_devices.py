@@ -96,6 +96,15 @@ def test_a_short_program() -> None:
     assert repr(a[0]) == "array([1., 0., 3.], device='cuda:0')" and float(a[1, 2]) == 6.0
 
 
+def test_which_there_are() -> None:
+    found = dr.gpus()
+    assert dr.device("cuda:0") in found and all(
+        str(dr.ones(2, device=device).device) == str(device) for device in found
+    )
+    with pytest.raises(DeviceError, match=f"no device cuda:{len(found)}: "):
+        dr.ones(2, device=f"cuda:{len(found)}")
+
+
 @pytest.mark.parametrize("devices", [["cuda:0"], ["cuda:0", "cpu:0", "cuda:1"]], ids=",".join)
 @pytest.mark.timeout(300)  # every kernel is compiled when it is first met
 @settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.too_slow])

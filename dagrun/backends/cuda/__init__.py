@@ -75,6 +75,20 @@ def gpu_count() -> int:
     return _count
 
 
+def gpus() -> tuple[Device, ...]:
+    """The CUDA devices that can be used here; none where CuPy, driver or GPU is missing (`dagrun info` says what).
+
+    >>> import dagrun as dr
+    >>> where = dr.gpus() or (dr.device("cpu:0"), dr.device("cpu:1"))
+    >>> parts = [dr.ones(3, device=device) for device in where]
+    """
+    try:
+        count = gpu_count()
+    except DeviceError:
+        return ()
+    return tuple(device(f"cuda:{number}") for number in range(count * max(1, settings().cuda_logical)))
+
+
 def has_blas() -> bool:
     """Whether products can run on cuBLAS."""
     return gpu_count() > 0 and not _blas_problem
