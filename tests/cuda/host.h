@@ -26,10 +26,11 @@
 #define __restrict__
 #define DAGRUN_INLINE [[maybe_unused]] static inline
 #define DAGRUN_METHOD inline
-#define DAGRUN_KERNEL(name)                                                                                   \
+#define DAGRUN_KERNEL(name, most)                                                                             \
   static void name(const dagrun::Call& call);                                                                 \
   extern "C" __attribute__((visibility("default")))                                                           \
   void name##_host(const dagrun::Call* call, unsigned blocks, unsigned threads, unsigned shared) { \
+    if (threads > most) dagrun_host::die("more threads than the kernel says");                                \
     dagrun_host::launch([call] { name(*call); }, blocks, threads, shared);                                    \
   }                                                                                                           \
   static void name([[maybe_unused]] const dagrun::Call& call)

@@ -647,7 +647,7 @@ def test_nvrtc_compiles_and_keeps_what_it_compiled(tmp_path: Path, monkeypatch: 
     if not path:
         pytest.skip("NVRTC is not installed")
     monkeypatch.setenv("DAGRUN_CACHE_DIR", str(tmp_path))
-    source, include = '#include "dagrun.cuh"\nDAGRUN_KERNEL(nothing) {}', str(registry.include_directory())
+    source, include = '#include "dagrun.cuh"\nDAGRUN_KERNEL(nothing, 32) {}', str(registry.include_directory())
     options = ("-fmad=false", "-std=c++17", f"-I{include}", "--gpu-architecture=sm_90")
     image = nvrtc.compile_cached(path, source, "nothing", include, options)
     assert image[:4] == b"\x7fELF"

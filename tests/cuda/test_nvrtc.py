@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(library() is None, reason="no NVRTC (pip install
 
 
 def test_a_warning_is_seen() -> None:
-    source = '#include "dagrun.cuh"\nDAGRUN_KERNEL(wrong) { int nobody_needs_it = 1; }\n'
+    source = '#include "dagrun.cuh"\nDAGRUN_KERNEL(wrong, 32) { int nobody_needs_it = 1; }\n'
     assert "never referenced" in compiled(source, "sm_90")[1]
     assert compiled(source + "}", "sm_90")[0] != 0
 

@@ -9,6 +9,7 @@ from dagrun.codegen.cuda.emitter import CUDA_TYPE, CudaEmitter, entry_name
 from dagrun.codegen.cuda.registry import (
     MOST_OPERANDS,
     MOST_SCALARS,
+    THREADS,
     CudaKernel,
     Launch,
     grid,
@@ -42,7 +43,7 @@ def _elementwise(tree: Expression, name: str) -> CudaKernel:
     (result,) = lower_all(e, (tree,), values, given)
     lines = [
         '#include "dagrun.cuh"',
-        f"DAGRUN_KERNEL({name}) {{",
+        f"DAGRUN_KERNEL({name}, {THREADS}) {{",
         "  using namespace dagrun;",
         f"  Elements<{operands}> walk(call);",
         *(f"  const {CUDA_TYPE[dtype]} s{i} = scalar<{CUDA_TYPE[dtype]}>(call, {i});" for i, dtype in scalars),

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from dagrun.codegen.cuda.registry import THREADS
 from dagrun.codegen.emitter import Emitter
 from dagrun.codegen.values import ITEMSIZE, Slot, Value, bits_of, is_float, is_signed, round_constant
 
@@ -214,8 +215,18 @@ def function(name: str, arguments: Sequence[str], body: Callable[..., Value]) ->
     return "\n".join([*lines, f"    return {value.name};", "  }"])
 
 
-def template_kernel(name: str, header: str, template: str, types: dict[str, str], functions: Sequence[str] = ()) -> str:
-    """The source of a kernel that is `template` of a header, of a struct with these types (dtypes) and functions."""
+def template_kernel(
+    name: str,
+    header: str,
+    template: str,
+    types: dict[str, str],
+    functions: Sequence[str] = (),
+    threads: int = THREADS,
+) -> str:
+    """The source of a kernel that is `template` of a header, of a struct with these types (dtypes) and functions.
+
+    `threads`: the most that a block has.
+    """
     aliases = [f"  using {alias} = {CUDA_TYPE[dtype]};" for alias, dtype in types.items()]
     return "\n".join(
         [
@@ -226,7 +237,7 @@ def template_kernel(name: str, header: str, template: str, types: dict[str, str]
             *functions,
             "};",
             "}  // namespace dagrun",
-            f"DAGRUN_KERNEL({name}) {{ dagrun::{template}<dagrun::{name}_of>(call); }}",
+            f"DAGRUN_KERNEL({name}, {threads}) {{ dagrun::{template}<dagrun::{name}_of>(call); }}",
             "",
         ]
     )

@@ -38,4 +38,5 @@ def _normalization(name: str, kind: str, dtype: str, affine: bool) -> CudaKernel
         return Launch(grid(kept, 1).blocks, threads, 2 * ITEMSIZE[wide] * (threads // lanes))
 
     types = {"Dtype": dtype, "Wide": wide}
-    return CudaKernel(name, template_kernel(name, "normalization.cuh", _TEMPLATES[kind], types, functions), launch)
+    source = template_kernel(name, "normalization.cuh", _TEMPLATES[kind], types, functions, _MOST_THREADS)
+    return CudaKernel(name, source, launch)

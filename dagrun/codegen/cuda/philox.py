@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dagrun.codegen.cuda.emitter import CUDA_TYPE, CudaEmitter, entry_name
-from dagrun.codegen.cuda.registry import CudaKernel, Launch, grid, known, register, words_of
+from dagrun.codegen.cuda.registry import THREADS, CudaKernel, Launch, grid, known, register, words_of
 from dagrun.codegen.philox import elements_of_block, philox_words, split
 from dagrun.codegen.values import ITEMSIZE, Value
 
@@ -24,7 +24,7 @@ def _philox(name: str, kind: str, dtype: str) -> CudaKernel:
     elements = elements_of_block(kind, dtype, philox_words((*split(block), *split(stream)), split(key)), extra)
     lines = [
         '#include "dagrun.cuh"',
-        f"DAGRUN_KERNEL({name}) {{",
+        f"DAGRUN_KERNEL({name}, {THREADS}) {{",
         "  using namespace dagrun;",
         "  const i64 n = call.params[0], first = call.params[1];",
         *(f"  const u64 s{k} = call.scalars[{k}];" for k in range(len(slots))),

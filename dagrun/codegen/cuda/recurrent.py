@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dagrun.codegen.cuda.emitter import CUDA_TYPE, CudaEmitter, entry_name
-from dagrun.codegen.cuda.registry import CudaKernel, Launch, grid, known, register, words_of
+from dagrun.codegen.cuda.registry import THREADS, CudaKernel, Launch, grid, known, register, words_of
 from dagrun.codegen.recurrent import STEPS
 from dagrun.codegen.values import ITEMSIZE, Value
 
@@ -27,7 +27,7 @@ def _step(name: str, step: str, dtype: str) -> CudaKernel:
     results = rule.compute(*gates)
     lines = [
         '#include "dagrun.cuh"',
-        f"DAGRUN_KERNEL({name}) {{",
+        f"DAGRUN_KERNEL({name}, {THREADS}) {{",
         "  using namespace dagrun;",
         "  const i64 columns = call.params[0], gate = call.params[2];",
         "  for (i64 i = first_thread(); i < columns * call.params[1]; i += all_threads()) {",

@@ -16,6 +16,7 @@ from dagrun.codegen.reduction import (
 from dagrun.codegen.values import ITEMSIZE, Value, is_float
 
 MOST_THREADS = 1024
+_ARGUMENT_THREADS = 512  # of argmax and argmin
 _LEVELS = 56
 _MANY = 1024  # results from which on more blocks of threads are better than larger ones
 _FEW = 128  # blocks of threads below which the elements of a result are shared out among several
@@ -93,7 +94,9 @@ def _reduction(name: str, op: str, types: dict[str, str], template: str) -> Cuda
         shared = (32 * (groups + _LEVELS) if variant else groups + _LEVELS) * item
         return Launch(grid(results, 1).blocks, groups * width, shared)
 
-    return CudaKernel(name, template_kernel(name, "reduction.cuh", template, types, functions), launch)
+    most = _PARTS if template == "combine_parts" else MOST_THREADS
+    source = template_kernel(name, "reduction.cuh", template, types, functions, most)
+    return CudaKernel(name, source, launch)
 
 
 def _prepare(rule: ReductionOp, types: dict[str, str]) -> str:
@@ -114,9 +117,10 @@ def _argument(name: str, op: str, types: dict[str, str]) -> CudaKernel:
         if n < 0:
             return Launch(1, 32)
         threads = 32
-        while threads < min(512, count):
+        while threads < min(_ARGUMENT_THREADS, count):
             threads *= 2
         results = math.prod(rest[3 * d] for d in range(kept))
         return Launch(grid(results, 1).blocks, threads, threads * (8 + ITEMSIZE[compute]))
 
-    return CudaKernel(name, template_kernel(name, "reduction.cuh", "reduce_argument", types, functions), launch)
+    source = template_kernel(name, "reduction.cuh", "reduce_argument", types, functions, _ARGUMENT_THREADS)
+    return CudaKernel(name, source, launch)

@@ -48,5 +48,5 @@ def lines_kernel(
             threads *= 2
         return Launch(grid(lines, 1).blocks, threads, _STAGED * threads * ITEMSIZE[wide])
 
-    source = template_kernel(name, "lines.cuh", template, types | {"Wide": wide}, functions)
+    source = template_kernel(name, "lines.cuh", template, types | {"Wide": wide}, functions, _MOST_THREADS)
     return CudaKernel(name, source, launch)

@@ -47,5 +47,5 @@ def _sorting(name: str, which: str, dtype: str) -> CudaKernel:
         threads = min(_MOST_THREADS, max(32, room // 2))
         return Launch(grid(lines * -(-length // run), 1).blocks, threads, room * (item + 2))
 
-    source = template_kernel(name, "sorting.cuh", template, {"Bits": f"uint{8 * item}"}, functions)
+    source = template_kernel(name, "sorting.cuh", template, {"Bits": f"uint{8 * item}"}, functions, _MOST_THREADS)
     return CudaKernel(name, source, launch)

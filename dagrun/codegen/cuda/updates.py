@@ -9,6 +9,7 @@ from dagrun.codegen.cuda.emitter import CUDA_TYPE, CudaEmitter, entry_name
 from dagrun.codegen.cuda.registry import (
     MOST_OPERANDS,
     MOST_SCALARS,
+    THREADS,
     CudaKernel,
     Launch,
     grid,
@@ -44,7 +45,7 @@ def _update(
     kinds = [CUDA_TYPE[dtype] for dtype in dtypes]
     lines = [
         '#include "dagrun.cuh"',
-        f"DAGRUN_KERNEL({name}) {{",
+        f"DAGRUN_KERNEL({name}, {THREADS}) {{",
         "  using namespace dagrun;",
         *(f"  const {CUDA_TYPE[dtype]} s{index} = {_given(index, dtype, scalars)};" for index, dtype in given.items()),
         "  for (i64 set = 0; set < call.params[0]; set++) {",
