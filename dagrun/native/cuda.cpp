@@ -9,6 +9,7 @@ namespace dagrun {
 namespace {
 
 constexpr int64_t kStagingBytes = 256 << 20;    // the most pinned memory that copies hold at once
+constexpr int64_t kMostProducts = 1 << 15;      // of one call of cuBLAS: grids have 65535 blocks in their third dimension
 
 CudaGraph* graph_of(const Body& body) {
   return body.kernel && body.kernel->kind == Kernel::kGraph ? static_cast<CudaGraph*>(body.kernel->function) : nullptr;
@@ -302,6 +303,7 @@ cuda::Result CudaStreams::make_blas(Queue& queue) {
   cuda::Result result = blas_.create(&queue.blas);
   if (!result) result = blas_.set_stream(queue.blas, queue.stream);
   if (!result) result = blas_.set_workspace(queue.blas, queue.workspace, kWorkspaceBytes);  // set_stream resets it
+  if (!result) result = blas_.set_math_mode(queue.blas, cuda::kSumsInComputeType);  // float16: else parts may be added in it
   if (result) queue.blas = nullptr;
   return result ? cuda::kBlasFailed : cuda::kSuccess;
 }
@@ -352,14 +354,19 @@ cuda::Result CudaStreams::enqueue_product(uint16_t stream, const Body& body, cha
       continue;
     }
     const int im = static_cast<int>(m), in = static_cast<int>(n), ik = static_cast<int>(k), algorithm = -1;
-    const cuda::Result result =
-        batch == 1
-            ? blas_.gemm(queue.blas, op_b, op_a, in, im, ik, alpha, b, type, static_cast<int>(ldb), a, type,
-                         static_cast<int>(lda), beta, c, type, static_cast<int>(ldc), compute, algorithm)
-            : blas_.gemm_batched(queue.blas, op_b, op_a, in, im, ik, alpha, b, type, static_cast<int>(ldb),
-                                 inner[3] / itemsize, a, type, static_cast<int>(lda), inner[2] / itemsize, beta, c, type,
-                                 static_cast<int>(ldc), inner[1] / itemsize, static_cast<int>(batch), compute, algorithm);
-    if (result) return cuda::kBlasFailed;
+    if (batch == 1) {
+      if (blas_.gemm(queue.blas, op_b, op_a, in, im, ik, alpha, b, type, static_cast<int>(ldb), a, type,
+                     static_cast<int>(lda), beta, c, type, static_cast<int>(ldc), compute, algorithm))
+        return cuda::kBlasFailed;
+      continue;
+    }
+    for (int64_t j = 0; j < batch; j += kMostProducts) {
+      const int count = static_cast<int>(std::min(batch - j, kMostProducts));
+      if (blas_.gemm_batched(queue.blas, op_b, op_a, in, im, ik, alpha, b + j * inner[3], type, static_cast<int>(ldb),
+                             inner[3] / itemsize, a + j * inner[2], type, static_cast<int>(lda), inner[2] / itemsize, beta,
+                             c + j * inner[1], type, static_cast<int>(ldc), inner[1] / itemsize, count, compute, algorithm))
+        return cuda::kBlasFailed;
+    }
   }
   return cuda::kSuccess;
 }
@@ -667,6 +674,7 @@ int32_t CudaStreams::run_here(uint32_t slot, char** data, int64_t* details) {
     }
   }
   const Queue& queue = queues_[stream];
+  use(*queue.gpu);
   if (!result) result = driver_.stream_synchronize(queue.stream);
   int32_t code = 0;
   if (result) {

@@ -76,6 +76,7 @@ std::string load_blas(const char* path, Blas& b) {
   return load(path, {{"cublasCreate_v2", place(b.create)},
                      {"cublasSetStream_v2", place(b.set_stream)},
                      {"cublasSetWorkspace_v2", place(b.set_workspace)},
+                     {"cublasSetMathMode", place(b.set_math_mode)},
                      {"cublasGemmEx", place(b.gemm)},
                      {"cublasGemmStridedBatchedEx", place(b.gemm_batched)}});
 }
@@ -96,6 +97,8 @@ bool is_sticky(Result result) {
     case 209:  // no kernel image for this GPU
     case 400:  // invalid handle
     case 701:  // too many resources asked for
+    case 800:  // not permitted
+    case 801:  // not supported
       return false;
     default:
       return true;

@@ -19,6 +19,7 @@ constexpr int kFloat32 = 0, kFloat64 = 1, kFloat16 = 2, kBfloat16 = 14;  // cuda
 constexpr unsigned kStreamNonBlocking = 1;
 constexpr unsigned kEventDefault = 0, kEventDisableTiming = 2;
 constexpr unsigned kHostAllocPortable = 1;
+constexpr int kSumsInComputeType = 16;  // CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION, with CUBLAS_DEFAULT_MATH
 constexpr int kCaptureRelaxed = 2;  // CU_STREAM_CAPTURE_MODE_RELAXED
 constexpr int kMaxDynamicSharedBytes = 8;  // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 constexpr int kComputeCapabilityMajor = 75, kComputeCapabilityMinor = 76;  // CU_DEVICE_ATTRIBUTE_...
@@ -70,6 +71,7 @@ struct Blas {
   Result (*create)(Handle*);
   Result (*set_stream)(Handle, Handle);
   Result (*set_workspace)(Handle, void*, size_t);
+  Result (*set_math_mode)(Handle, int);
   Result (*gemm)(Handle, int, int, int, int, int, const void*, const void*, int, int, const void*, int, int, const void*,
                  void*, int, int, int, int);
   Result (*gemm_batched)(Handle, int, int, int, int, int, const void*, const void*, int, int, long long, const void*, int,

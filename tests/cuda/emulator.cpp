@@ -104,6 +104,7 @@ struct BlasHandle {
   Context* context;
   Stream* stream = nullptr;
   void* workspace = nullptr;
+  int math = 0;
 };
 
 long setting(const char* name, long otherwise) {
@@ -876,6 +877,16 @@ void set_value(char* base, int type, int64_t index, double value) {
   else reinterpret_cast<_Float16*>(base)[index] = static_cast<_Float16>(value);
 }
 
+// What is summed in has the width of the compute type. The order is none that the CPU takes, and depends on the call, as
+// cuBLAS's does: two sums, of which one goes up and the other down.
+template <class Sum, class Term>
+double sum_of(int64_t count, int64_t first, Term term) {
+  Sum up = 0, down = 0;
+  for (int64_t l = 0; l < first; l++) up += static_cast<Sum>(term(l));
+  for (int64_t l = count; l-- > first;) down += static_cast<Sum>(term(l));
+  return static_cast<double>(up + down);
+}
+
 // Column-major, as cuBLAS is: C = op(A) op(B); alpha 1 and beta 0.
 Result enqueue_gemm(BlasHandle* handle, int op_a, int op_b, int m, int n, int k, const void* a, int type, int lda, int64_t step_a,
                     const void* b, int ldb, int64_t step_b, void* c, int ldc, int64_t step_c, int batch) {
@@ -884,6 +895,8 @@ Result enqueue_gemm(BlasHandle* handle, int op_a, int op_b, int m, int n, int k,
   Guard guard(machine_.mutex);
   if (check_stream(machine_, handle->stream, "cublasGemm")) return 14;
   if (!handle->workspace) machine_.misuse("cuBLAS without a workspace of its stream");
+  if (type == 2 && !(handle->math & 16)) machine_.misuse("a product of float16 whose parts may be added in float16");
+  if (batch > 65535) machine_.misuse("cublasGemmStridedBatchedEx of more products than a grid is deep");
   if (lda < (op_a ? k : m) || ldb < (op_b ? n : k) || ldc < m) return 7;
   Command command;
   command.run = [=, context = current]() -> Result {
@@ -898,11 +911,13 @@ Result enqueue_gemm(BlasHandle* handle, int op_a, int op_b, int m, int n, int k,
     for (int64_t i = 0; i < batch; i++) {
       for (int64_t column = 0; column < n; column++) {
         for (int64_t row = 0; row < m; row++) {
-          double sum = 0;
-          for (int64_t l = 0; l < k; l++)
-            sum += value_at(left, type, i * step_a + (op_a ? row * lda + l : l * lda + row)) *
+          auto term = [&](int64_t l) {
+            return value_at(left, type, i * step_a + (op_a ? row * lda + l : l * lda + row)) *
                    value_at(right, type, i * step_b + (op_b ? l * ldb + column : column * ldb + l));
-          set_value(out, type, i * step_c + column * ldc + row, sum);
+          };
+          const int64_t first = (k * (batch > 1 ? 1 : 2) + m % 3) / 4 % (k + 1);
+          set_value(out, type, i * step_c + column * ldc + row,
+                    type == 1 ? sum_of<double>(k, first, term) : sum_of<float>(k, first, term));
         }
       }
     }
@@ -925,6 +940,10 @@ API Result cublasCreate_v2(BlasHandle** out) {
 API Result cublasSetStream_v2(BlasHandle* handle, Stream* stream) {
   handle->stream = stream;
   handle->workspace = nullptr;
+  return 0;
+}
+API Result cublasSetMathMode(BlasHandle* handle, int mode) {
+  handle->math = mode;
   return 0;
 }
 API Result cublasSetWorkspace_v2(BlasHandle* handle, void* workspace, size_t nbytes) {

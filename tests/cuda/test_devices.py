@@ -39,7 +39,9 @@ ROOT = Path(__file__).parents[2]
 REAL = os.environ.get("DAGRUN_TEST_CUDA") == "1"
 
 pytestmark = [
-    pytest.mark.skipif(COMPILER is None, reason="the emulator is built with a C++ compiler, and there is none"),
+    pytest.mark.skipif(
+        COMPILER is None and not REAL, reason="the emulator is built with a C++ compiler, and there is none"
+    ),
     pytest.mark.skipif(os.environ.get("DAGRUN_CORE") == "python", reason="CUDA devices need the native core"),
 ]
 
@@ -63,6 +65,8 @@ def nothing_misused() -> Iterator[None]:
 
 def run_alone(program: str, **environment: str) -> str:
     """What a program prints that has an emulator of its own, as `emulator`: for what ends a GPU."""
+    if COMPILER is None:
+        pytest.skip("the emulator is built with a C++ compiler, and there is none")
     text = "from tests.cuda.emulated import use_emulator\nemulator = use_emulator()\n" + textwrap.dedent(program)
     done = subprocess.run(
         [sys.executable, "-c", text],
@@ -152,7 +156,7 @@ def test_training_takes_the_steps_of_the_cpu(devices: list[str]) -> None:
             found.append(loss.item())
         return found
 
-    np.testing.assert_allclose(losses(devices), losses(["cpu:0"]), rtol=2e-6)
+    np.testing.assert_allclose(losses(devices), losses(["cpu:0"]), rtol=1e-5)
 
 
 @pytest.fixture
@@ -203,6 +207,13 @@ def test_convolutions_train_in_half_precision(python_bodies: list[str]) -> None:
             assert a.dtype == np.float32
             np.testing.assert_allclose(a, b, atol=tolerance)
     assert losses[-1] < losses[0] and not python_bodies
+
+
+def test_more_products_than_a_grid_is_deep() -> None:
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(-9, 9, shape).astype("float32") for shape in ((70_000, 2, 3), (70_000, 3, 1)))
+    c = dr.asarray(a, device="cuda:0") @ dr.asarray(b, device="cuda:0")
+    assert np.array_equal(c.numpy(), a @ b)
 
 
 # ---- copies
@@ -341,7 +352,7 @@ def test_events_are_few_and_used_again() -> None:
         int(after[f"stream_{k}"]) - int(before[f"stream_{k}"]) for k in ("launches", "events", "waits")
     )
     assert launches >= 601 and waits <= 2  # one chain: only its copy to the CPU runs on another stream
-    assert events <= launches / 4
+    assert events <= (launches if REAL else launches / 4)  # a GPU may end each launch before the next is made
     assert REAL or use_emulator().library.emulator_events() < held + 100
 
 
@@ -439,7 +450,18 @@ def test_compute_sanitizer_finds_nothing() -> None:
             "compute-sanitizer is not installed" if REAL else "compute-sanitizer watches a GPU: DAGRUN_TEST_CUDA=1"
         )
     done = subprocess.run(
-        [sanitizer, "--tool", "memcheck", "--error-exitcode", "9", sys.executable, across_streams.__file__],
+        # Libraries make calls that fail, and live with it: only what kernels and copies do counts.
+        [
+            sanitizer,
+            "--tool",
+            "memcheck",
+            "--report-api-errors",
+            "no",
+            "--error-exitcode",
+            "9",
+            sys.executable,
+            across_streams.__file__,
+        ],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

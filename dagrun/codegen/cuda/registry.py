@@ -1,6 +1,7 @@
 """The table of CUDA kernels: an address (a small positive int) stands for each.
 
->>> kernel = CudaKernel("nothing", '#include "dagrun.cuh"\\nDAGRUN_KERNEL(nothing, 32) {}', lambda params: Launch(1, 32))
+>>> source = '#include "dagrun.cuh"\\nDAGRUN_KERNEL(nothing, 32) {}'
+>>> kernel = CudaKernel("nothing", source, lambda params: Launch(1, 32))
 >>> kernel_at(register(kernel)) is kernel
 True
 """
