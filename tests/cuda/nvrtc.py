@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
+import struct
 from pathlib import Path
 
 from dagrun.codegen.cuda.registry import include_directory
@@ -25,8 +26,8 @@ def library() -> ctypes.CDLL | None:
     return None
 
 
-def compiled(source: str, architecture: str) -> tuple[int, str]:
-    """(status, log) of a source compiled with the flags that devices compile with; 0: compiled."""
+def compiled(source: str, architecture: str) -> tuple[int, str, bytes]:
+    """(status, log, machine code) of a source compiled with the flags that devices compile with; 0: compiled."""
     nvrtc = library()
     assert nvrtc is not None
     program, size = ctypes.c_void_p(), ctypes.c_size_t()
@@ -37,5 +38,21 @@ def compiled(source: str, architecture: str) -> tuple[int, str]:
     nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
     log = ctypes.create_string_buffer(size.value)
     nvrtc.nvrtcGetProgramLog(program, log)
+    nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size))
+    code = ctypes.create_string_buffer(0 if status else size.value)
+    nvrtc.nvrtcGetCUBIN(program, code)
     nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
-    return status, log.value.decode()
+    return status, log.value.decode(), code.raw
+
+
+def registers(code: bytes) -> dict[str, int]:
+    """How many registers a thread of each kernel takes: they stand in the headers of ELF sections, up to sm_89."""
+    (table,), (size, count, names) = struct.unpack_from("<Q", code, 40), struct.unpack_from("<3H", code, 58)
+    sections = [struct.unpack_from("<2I4Q2I", code, table + size * i) for i in range(count)]
+    found = {}
+    for section in sections:
+        start = sections[names][4] + section[0]
+        name = code[start : code.index(b"\0", start)].decode()
+        if name.startswith(".text."):
+            found[name[6:]] = section[7] >> 24
+    return found

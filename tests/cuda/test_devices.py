@@ -680,6 +680,18 @@ def test_nvrtc_compiles_and_keeps_what_it_compiled(tmp_path: Path, monkeypatch: 
         nvrtc.compile_source(path, "int f( {", "wrong", options)
 
 
+def test_a_gpu_that_nvrtc_does_not_know_gets_what_its_driver_translates() -> None:
+    path = cuda_library("nvrtc")
+    if not path:
+        pytest.skip("NVRTC is not installed")
+    assert nvrtc.architecture_for(path, 90) == "sm_90"
+    newest = nvrtc.architecture_for(path, 990)
+    assert newest.startswith("compute_") and int(newest[8:]) >= 90
+    source, include = '#include "dagrun.cuh"\nDAGRUN_KERNEL(nothing, 32) {}', str(registry.include_directory())
+    image = nvrtc.compile_source(path, source, "nothing", ("-std=c++17", f"-I{include}", f"-arch={newest}"))
+    assert b".entry nothing(" in image and image.endswith(b"\0")
+
+
 def test_a_number_too_high_is_refused(emulator: EmulatedPlatform) -> None:
     with pytest.raises(DeviceError, match="no device cuda:7: expected cuda:0 to cuda:1"):
         dr.ones(1, device="cuda:7")

@@ -10,7 +10,7 @@ import cupy
 import numpy as np
 
 from dagrun.backends.cuda.libraries import cuda_library
-from dagrun.backends.cuda.nvrtc import compile_cached
+from dagrun.backends.cuda.nvrtc import architecture_for, compile_cached
 
 KEPT_BYTES = 1 << 28  # what CuPy's pool may keep of memory that it needed in between
 
@@ -37,7 +37,8 @@ class CupyPlatform:
         path = cuda_library("nvrtc")
         if not path:
             raise RuntimeError("no NVRTC was found: install cupy with its extra [ctk], or set CUDA_PATH")
-        options = ("-fmad=false", "-std=c++17", f"-I{include}", f"--gpu-architecture=sm_{capability}")
+        architecture = f"--gpu-architecture={architecture_for(path, capability)}"
+        options = ("-fmad=false", "-std=c++17", f"-I{include}", architecture)
         return compile_cached(path, source, name, include, options)
 
     @property

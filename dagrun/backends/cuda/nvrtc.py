@@ -40,10 +40,28 @@ def version_of(path: str) -> str:
     return f"{major.value}.{minor.value}"
 
 
+@functools.cache
+def _known_capabilities(path: str) -> tuple[int, ...]:
+    library = _library(path)
+    count = ctypes.c_int()
+    _check(library, library.nvrtcGetNumSupportedArchs(ctypes.byref(count)), "no architectures")
+    found = (ctypes.c_int * count.value)()
+    _check(library, library.nvrtcGetSupportedArchs(found), "no architectures")
+    return tuple(found)
+
+
+def architecture_for(path: str, capability: int) -> str:
+    """What to compile for: a GPU's machine code. For a GPU newer than this NVRTC: the code for any GPU from the newest
+    that it knows on (PTX), which the driver translates."""
+    known = _known_capabilities(path)
+    older = [other for other in known if other < capability]
+    return f"sm_{capability}" if capability in known or not older else f"compute_{max(older)}"
+
+
 def compile_cached(path: str, source: str, name: str, include: str, options: tuple[str, ...]) -> bytes:
     """`compile_source`, with what was compiled before kept beside the CPU's kernels."""
     text = "\0".join((version_of(path), _headers(include), source, *options))
-    kept = cache_directory() / f"cuda-{hashlib.sha256(text.encode()).hexdigest()}.cubin"
+    kept = cache_directory() / f"cuda-{hashlib.sha256(text.encode()).hexdigest()}.image"
     try:
         return kept.read_bytes()
     except OSError:
@@ -60,7 +78,8 @@ def compile_cached(path: str, source: str, name: str, include: str, options: tup
 
 
 def compile_source(path: str, source: str, name: str, options: tuple[str, ...]) -> bytes:
-    """The cubin of a source, by the NVRTC library at `path`. Raises RuntimeError with the compiler's log."""
+    """The machine code of a source, or PTX for an architecture "compute_...", by the NVRTC library at `path`. Raises
+    RuntimeError with the compiler's log."""
     library = _library(path)
     program = ctypes.c_void_p()
     made = library.nvrtcCreateProgram(
@@ -75,10 +94,13 @@ def compile_source(path: str, source: str, name: str, options: tuple[str, ...]) 
             log = ctypes.create_string_buffer(size.value + 1)
             library.nvrtcGetProgramLog(program, log)
             raise RuntimeError(f"NVRTC does not take the source of {name}:\n{log.value.decode(errors='replace')}")
-        size = ctypes.c_size_t()
-        _check(library, library.nvrtcGetCUBINSize(program, ctypes.byref(size)), "no size of the code")
+        for kind in ("CUBIN", "PTX"):  # there is no cubin for an architecture that is no machine's
+            size = ctypes.c_size_t()
+            _check(library, library[f"nvrtcGet{kind}Size"](program, ctypes.byref(size)), "no size of the code")
+            if size.value:
+                break
         image = ctypes.create_string_buffer(size.value)
-        _check(library, library.nvrtcGetCUBIN(program, image), "no code")
+        _check(library, library[f"nvrtcGet{kind}"](program, image), "no code")
         return image.raw
     finally:
         library.nvrtcDestroyProgram(ctypes.byref(program))
