@@ -57,6 +57,7 @@ movement.py     code 1 (OUT_OF_RANGE): error = index, length of its axis, positi
     take_kernel(dtype, *index_dtypes) -> address        data: dense (output), indexed, index arrays
     put_kernel(dtype, *index_dtypes) -> address         data: indexed (output), dense, index arrays; last write wins
     add_kernel(dtype, *index_dtypes) -> address         data: indexed (output), dense, index arrays; in order
+    sorted_kernels(which, dtype, *index_dtypes), ordering_kernel(which): on GPUs, of a put or add that sorts first
     indexed_params(shape, dense_strides, indexed_strides, index_axes, indices, first=0) -> bytes
         shape: of the dense operand, which has an element for each position of the index arrays; indices: Index(...).
 

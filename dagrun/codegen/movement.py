@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 
 from dagrun.codegen import layout, scalars
 from dagrun.codegen.compiler import Unsupported, compile_kernel, entry_name, host
@@ -32,6 +33,7 @@ from dagrun.codegen.target import cuda_kernel, target
 from dagrun.codegen.values import ITEMSIZE, Value, is_integer, is_signed
 
 OUT_OF_RANGE = 1  # status code
+DIGIT_BITS = 8  # of what positions are sorted by on a GPU: as in kernels/cuda/ordering.cuh
 _HEAD = 8  # words
 
 
@@ -61,6 +63,33 @@ def add_kernel(dtype: object, *index_dtypes: object) -> int:
     if _checked(dtype) == "float16" and target() == "cpu" and not host().has_f16c:
         raise Unsupported("float16 kernels need a CPU with half-precision conversion (F16C)")
     return _kernel("add", str(dtype), index_dtypes)
+
+
+def sorted_kernels(which: str, dtype: object, *index_dtypes: object) -> tuple[int, int]:
+    """Addresses of the CUDA kernels that make items of positions, and that "put" or "add" items in order.
+
+    Data: items (uint64), index arrays; then indexed (the output), dense, items, index arrays. Params: `indexed_params`.
+    """
+    moved = str(dtype) if which == "add" else f"uint{8 * ITEMSIZE[str(dtype)]}"
+    names = [str(index) for index in index_dtypes]
+    return cuda_kernel("movement", "items", "uint64", *names), cuda_kernel("movement", f"{which}_sorted", moved, *names)
+
+
+def ordering_kernel(which: str) -> int:
+    """Address of a CUDA kernel that sorts items: "count", "tiles" or "move"; see kernels/cuda/ordering.cuh."""
+    return cuda_kernel("ordering", which)
+
+
+def digits_of(positions: int, elements: int, places: int, slices: int, indices: int) -> int:
+    """By how many digits a GPU sorts positions first; see `digits` of codegen/cuda/movement.py."""
+    digits: int = import_module("dagrun.codegen.cuda.movement").digits(positions, elements, places, slices, indices)
+    return digits
+
+
+def tiles_of(items: int) -> tuple[int, int]:
+    """The length of the tiles in which a GPU sorts items, and how many counts of 32 bits that takes."""
+    ordering = import_module("dagrun.codegen.cuda.ordering")
+    return ordering.tile_of(items), ordering.counts_of(items)
 
 
 def indexed_params(

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from dagrun.array import Array, asarray, extend, is_weak
-from dagrun.core import device_index
+from dagrun.core import device_index, native
 from dagrun.ops.elementwise import cast_into, check_writable, copied, fits, record
-from dagrun.ops.gathering import dense_shape, scatter_bodies, walk_of_indices
+from dagrun.ops.gathering import SCRATCH, dense_shape, scatter_bodies, scratch_at, walk_of_indices
 from dagrun.ops.indexing import (
     basic_key,
     basic_view,
@@ -25,7 +25,7 @@ from dagrun.ops.indexing import (
 from dagrun.ops.manipulation import normal_axis
 from dagrun.ops.promotion import check_fits
 from dagrun.ops.selection import WHERE
-from dagrun.record import Body, Gradients, Operator, apply, common_device
+from dagrun.record import Body, Gradients, Operator, apply, common_device, layout
 
 
 def values_first(xp: Any, target: Any, indices: Sequence[Any], values: Any, axes: tuple[int, ...], place: int) -> Any:
@@ -36,21 +36,31 @@ def values_first(xp: Any, target: Any, indices: Sequence[Any], values: Any, axes
 
 
 def _compute_set(
-    xp: Any, target: Any, values: Any, *indices: Any, axes: tuple[int, ...], place: int, names: tuple[int, ...]
+    xp: Any, target: Any, *operands: Any, axes: tuple[int, ...], place: int, names: tuple[int, ...], scratch: int = 0
 ) -> None:
-    indices_first(xp, target, axes)[indices] = values_first(xp, target, indices, values, axes, place)
+    values, *indices = operands[1:] if scratch else operands
+    indices_first(xp, target, axes)[tuple(indices)] = values_first(xp, target, indices, values, axes, place)
 
 
 def _lower_set(
-    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], *, axes: Any, place: int, names: Any
-) -> tuple[Body, ...] | None:
+    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], *, axes: Any, place: int, names: Any,
+    scratch: int = 0,
+) -> tuple[Body, ...] | None:  # fmt: skip
     values, *indices = inputs
-    return scatter_bodies("put", outputs[0], values, indices, walk_of_indices(outputs[0], indices, axes, place, names))
+    walk = walk_of_indices(outputs[0], indices, axes, place, names)
+    return scatter_bodies("put", outputs, values, indices, walk, len(outputs))
 
 
 def _put(target: Array, values: Array, indices: Sequence[Array], axes: Any, place: int, names: Any) -> None:
-    attributes = (("axes", axes), ("place", place), ("names", names))
-    apply(SET, (values, *indices), device_index(target.device), outputs=(target,), attributes=attributes)
+    attributes: tuple[tuple[str, Any], ...] = (("axes", axes), ("place", place), ("names", names))
+    outputs: tuple[Array, ...] = (target,)
+    where = device_index(target.device)
+    if target.device.kind == "cuda":
+        scratch = scratch_at(target._layout, tuple(index._layout for index in indices), axes, place)
+        if scratch:
+            outputs += (native.empty(layout(SCRATCH, (scratch,)), where),)
+            attributes += (("scratch", scratch),)
+    apply(SET, (values, *indices), where, outputs=outputs, attributes=attributes)
 
 
 def _kept_gradient(g: Any, indices: tuple[Any, ...], call: Any, xp: Any) -> Any:

@@ -7,17 +7,32 @@ broadcast dimensions of the index arrays in place of the indexed axes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import prod
 from typing import Any
 
 import numpy as np
 
+from dagrun.codegen.compiler import Unsupported
 from dagrun.codegen.elementwise import elementwise, elementwise_kernel
 from dagrun.codegen.expression import Constant
-from dagrun.codegen.movement import Index, add_kernel, indexed_params, put_kernel, take_kernel
+from dagrun.codegen.layout import pack
+from dagrun.codegen.movement import (
+    DIGIT_BITS,
+    Index,
+    add_kernel,
+    digits_of,
+    indexed_params,
+    ordering_kernel,
+    put_kernel,
+    sorted_kernels,
+    take_kernel,
+    tiles_of,
+)
+from dagrun.codegen.target import target as lowering_target
 from dagrun.ops.cutting import MOST_PIECES, PIECE_BYTES, cut
-from dagrun.ops.elementwise import broadcast_strides, elementwise_bodies
+from dagrun.ops.elementwise import MOST_PLANS, broadcast_strides, elementwise_bodies
 from dagrun.record import OVERWRITE, READ, WRITE, Body, Operand, layout
 
 MOST_INDICES = 12  # index arrays that a native body takes
@@ -26,6 +41,10 @@ MOST_INDICES = 12  # index arrays that a native body takes
 SCAN_BYTES = 128
 
 _SCATTER = {"put": put_kernel, "add": add_kernel}
+
+FEW_POSITIONS = 1 << 12  # below, a GPU never sorts them first
+SCRATCH = np.dtype(np.uint32)
+_ITEM = np.dtype(np.uint64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +155,19 @@ def gather_bodies(output: Any, source: Any, indices: Sequence[Any], walk: Walk) 
 
 
 def scatter_bodies(
-    which: str, target: Any, values: Any, indices: Sequence[Any], walk: Walk, first: int = 1
+    which: str, outputs: Sequence[Any], values: Any, indices: Sequence[Any], walk: Walk, first: int = 1
 ) -> tuple[Body, ...] | None:
     """The tasks that "put" or "add" values at indices of output 0; values are operand `first`, index arrays follow.
 
     They are cut along a dimension that the target has too, so that each of its elements belongs to one task and gets
     its values in order. Where index arrays do not vary along it, every task goes through all of them: then there are
-    only as many as moving the values pays for.
+    only as many as moving the values pays for. With scratch memory as output 1, a GPU sorts positions first.
     """
+    target = outputs[0]
+    if len(outputs) == 2:
+        if lowering_target() != "cuda":
+            return None
+        return _sorted_bodies(which, outputs, values, indices, walk, first)
     if len(indices) > MOST_INDICES:
         return None
     outermost = next((d for d in walk.index_axes if walk.shape[d] > 1), -1)  # along it positions can be counted
@@ -166,11 +190,81 @@ def scatter_bodies(
     return _bodies(address, walk, axis, pieces, values, target, indices, uses, False)
 
 
+def _digits(walk: Walk) -> tuple[int, int]:
+    """(positions of the index arrays, by how many digits a GPU sorts them before it serves them in order)"""
+    sizes = [(walk.shape[d], walk.indexed[d] != 0) for d in walk.index_axes]
+    positions = prod(size for size, _ in sizes)
+    if positions < FEW_POSITIONS:
+        return positions, 0
+    places = prod(size for size, own in sizes if own) * prod(index.length for index in walk.indices)
+    slices = 1
+    for size, own in sizes:
+        if not own and size > 1:
+            break
+        slices *= size
+    return positions, digits_of(positions, prod(walk.shape) // positions, places, slices, len(walk.indices))
+
+
+def scratch_of(walk: Walk) -> int:
+    """How many uint32 of scratch memory a scatter takes on a GPU, as its second output; 0: none, it takes one launch.
+
+    Two sets of items, which a sort moves to and fro, and its counts.
+    """
+    positions, digits = _digits(walk)
+    return 4 * positions + tiles_of(positions)[1] if digits else 0
+
+
+@lru_cache(MOST_PLANS)
+def scratch_at(target: Any, indices: tuple[Any, ...], axes: tuple[int, ...], place: int) -> int:
+    """`scratch_of` of a scatter at indices i, j of `target[..., i, j, ...]`, as `walk_of_indices` has it."""
+    return scratch_of(walk_of_indices(target, indices, axes, place, axes))
+
+
+def _sorted_bodies(
+    which: str, outputs: Sequence[Any], values: Any, indices: Sequence[Any], walk: Walk, first: int
+) -> tuple[Body, ...]:
+    """The launches of a scatter that sorts positions by where they point, so that each place has a run of them."""
+    target, scratch = outputs
+    positions, digits = _digits(walk)
+    if not digits or scratch.size != scratch_of(walk):
+        raise Unsupported("the scratch memory is that of another scatter")
+    make, serve = sorted_kernels(which, target.dtype, *(index.dtype for index in indices))
+    params = indexed_params(
+        walk.shape, broadcast_strides(values, walk.shape), walk.indexed, walk.index_axes, walk.indices
+    )
+    tile, counts = tiles_of(positions)
+    items = layout(_ITEM, (positions,))
+    counted = layout(SCRATCH, (counts,))
+    pointing = tuple(Operand(first + 1 + k, READ) for k in range(len(indices)))
+
+    def items_of(turn: int, mode: int) -> Operand:
+        return Operand(1, mode, turn % 2 * items.nbytes, items)
+
+    def counts_as(mode: int) -> Operand:
+        return Operand(1, mode, 2 * items.nbytes, counted)
+
+    count, tiles, move = map(ordering_kernel, ("count", "tiles", "move"))
+    bodies = [Body(make, params, (items_of(0, WRITE | OVERWRITE), *pointing), 2 * items.nbytes)]
+    for turn in range(digits):
+        words = pack((positions, tile, 32 + turn * DIGIT_BITS))
+        source = items_of(turn, READ)
+        bodies += (
+            Body(count, words, (counts_as(WRITE | OVERWRITE), source), items.nbytes),
+            Body(tiles, pack((-(-positions // tile),)), (counts_as(READ | WRITE),), counted.nbytes),
+            Body(move, words, (items_of(turn + 1, WRITE | OVERWRITE), source, counts_as(READ)), 2 * items.nbytes),
+        )
+    operands = (Operand(0, READ | WRITE), Operand(first, READ), items_of(digits, READ), *pointing)
+    bodies.append(Body(serve, params, operands, 2 * prod(walk.shape) * target.dtype.itemsize))
+    return tuple(bodies)
+
+
 def zero_bodies(output: Any) -> tuple[Body, ...]:
     """The tasks that fill a result with zeros."""
     return elementwise_bodies(elementwise_kernel(Constant(0, str(output.dtype))), output, ())
 
 
-def copy_bodies(output: Any, source: Any) -> tuple[Body, ...]:
-    """The tasks that copy operand 1 into a result."""
-    return elementwise_bodies(elementwise("cast", [source.dtype], source.dtype, output.dtype), output, (source,))
+def copy_bodies(output: Any, source: Any, place: int = 1) -> tuple[Body, ...]:
+    """The tasks that copy operand `place` into a result."""
+    address = elementwise("cast", [source.dtype], source.dtype, output.dtype)
+    bodies = elementwise_bodies(address, output, (source,))
+    return tuple(replace(body, operands=(body.operands[0], replace(body.operands[1], index=place))) for body in bodies)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -10,24 +11,51 @@ import numpy as np
 from dagrun.array import Array, as_array, asarray, is_weak
 from dagrun.core import device_index
 from dagrun.ops.assignment import values_first
-from dagrun.ops.elementwise import fits
+from dagrun.ops.elementwise import MOST_PLANS, fits
 from dagrun.ops.gathering import (
+    SCRATCH,
+    Walk,
     copy_bodies,
     dense_shape,
     scatter_bodies,
+    scratch_at,
+    scratch_of,
     walk_along,
     walk_of_indices,
     zero_bodies,
 )
 from dagrun.ops.indexing import TAKEN, TAKEN_ALONG, explain_index, gather, indices_first, integers, take_along_axis
 from dagrun.ops.manipulation import normal_axis
-from dagrun.record import Body, Gradients, Operator, apply, common_device
+from dagrun.record import Body, Gradients, Operator, apply, common_device, layout
+
+# `scratch`: how many uint32 a GPU needs beside the result, as a second result, to sort positions first; 0: one launch.
+
+
+def _with_scratch(result: Any, scratch: int) -> Any:
+    return (result, ((scratch,), SCRATCH)) if scratch else (result,)
+
+
+def _and_scratch(xp: Any, made: Any, scratch: int) -> Any:
+    return (made, xp.zeros(scratch, SCRATCH)) if scratch else made
+
+
+def _record(
+    operator: Operator, inputs: tuple[Array, ...], attributes: tuple[tuple[str, Any], ...], scratch: int
+) -> Array:
+    if scratch:
+        attributes += (("scratch", scratch),)
+    made = apply(operator, inputs, device_index(inputs[0].device), attributes=attributes)
+    result: Array = made[0] if scratch else made
+    return result
+
 
 # ---- into zeros: the adjoints of take, of x[i, j] and of take_along_axis
 
 
-def _infer_zeros(inputs: Sequence[Any], scalars: Sequence[Any], *, shape: tuple[int, ...], **where: Any) -> Any:
-    return ((shape, inputs[0].dtype),)
+def _infer_zeros(
+    inputs: Sequence[Any], scalars: Sequence[Any], *, shape: tuple[int, ...], scratch: int = 0, **where: Any
+) -> Any:
+    return _with_scratch((shape, inputs[0].dtype), scratch)
 
 
 def _add_at(xp: Any, target: Any, values: Any, indices: Sequence[Any], axes: tuple[int, ...], place: int) -> Any:
@@ -37,17 +65,22 @@ def _add_at(xp: Any, target: Any, values: Any, indices: Sequence[Any], axes: tup
 
 
 def _compute_scatter(
-    xp: Any, values: Any, *indices: Any, shape: tuple[int, ...], axes: tuple[int, ...], place: int
+    xp: Any, values: Any, *indices: Any, shape: tuple[int, ...], axes: tuple[int, ...], place: int, scratch: int = 0
 ) -> Any:
-    return _add_at(xp, xp.zeros(shape, values.dtype), values, indices, axes, place)
+    return _and_scratch(xp, _add_at(xp, xp.zeros(shape, values.dtype), values, indices, axes, place), scratch)
+
+
+def _into_zeros(outputs: Sequence[Any], inputs: Sequence[Any], walk: Walk) -> tuple[Body, ...] | None:
+    values, *indices = inputs
+    added = scatter_bodies("add", outputs, values, indices, walk, len(outputs))
+    return None if added is None else (*zero_bodies(outputs[0]), *added)
 
 
 def _lower_scatter(
-    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], *, shape: Any, axes: Any, place: int
-) -> tuple[Body, ...] | None:
-    (target,), (values, *indices) = outputs, inputs
-    added = scatter_bodies("add", target, values, indices, walk_of_indices(target, indices, axes, place, axes))
-    return None if added is None else (*zero_bodies(target), *added)
+    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], *, shape: Any, axes: Any, place: int,
+    scratch: int = 0,
+) -> tuple[Body, ...] | None:  # fmt: skip
+    return _into_zeros(outputs, inputs, walk_of_indices(outputs[0], inputs[1:], axes, place, axes))
 
 
 def _gathered(g: Any, indices: tuple[Any, ...], call: Any) -> Any:
@@ -76,7 +109,11 @@ def scatter_add(
         array([5., 0., 2.])
     """
     attributes = (("shape", shape), ("axes", axes), ("place", place))
-    return apply(SCATTER_ADD, (values, *indices), device_index(values.device), attributes=attributes)
+    scratch = 0
+    if values.device.kind == "cuda":
+        target = layout(values.dtype, shape)
+        scratch = scratch_at(target, tuple(index._layout for index in indices), axes, place)
+    return _record(SCATTER_ADD, (values, *indices), attributes, scratch)
 
 
 TAKEN.set(
@@ -85,21 +122,24 @@ TAKEN.set(
 )
 
 
-def _compute_along(xp: Any, values: Any, indices: Any, *, shape: tuple[int, ...], axis: int) -> Any:
+def _compute_along(xp: Any, values: Any, indices: Any, *, shape: tuple[int, ...], axis: int, scratch: int = 0) -> Any:
     target = xp.zeros(shape, values.dtype)
     grid = list(xp.indices(values.shape, sparse=True))
     grid = [place if length == values.shape[d] else 0 * place for d, (place, length) in enumerate(zip(grid, shape))]
     grid[axis] = xp.broadcast_to(indices, values.shape)
     xp.add.at(target, tuple(grid), values)
-    return target
+    return _and_scratch(xp, target, scratch)
 
 
 def _lower_along(
-    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], *, shape: Any, axis: int
+    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], *, shape: Any, axis: int, scratch: int = 0
 ) -> tuple[Body, ...] | None:
-    (target,), (values, index) = outputs, inputs
-    added = scatter_bodies("add", target, values, (index,), walk_along(target, index, axis, values.shape))
-    return None if added is None else (*zero_bodies(target), *added)
+    return _into_zeros(outputs, inputs, walk_along(outputs[0], inputs[1], axis, inputs[0].shape))
+
+
+@lru_cache(MOST_PLANS)
+def _scratch_along(target: Any, index: Any, axis: int, shape: tuple[int, ...]) -> int:
+    return scratch_of(walk_along(target, index, axis, shape))
 
 
 ADD_ALONG = Operator(
@@ -122,7 +162,10 @@ def add_along_axis(values: Array, indices: Array, shape: tuple[int, ...], axis: 
         array([[0, 0, 3]])
     """
     attributes = (("shape", shape), ("axis", axis))
-    return apply(ADD_ALONG, (values, indices), device_index(values.device), attributes=attributes)
+    scratch = 0
+    if values.device.kind == "cuda":
+        scratch = _scratch_along(layout(values.dtype, shape), indices._layout, axis, values.shape)
+    return _record(ADD_ALONG, (values, indices), attributes, scratch)
 
 
 TAKEN_ALONG.set(lambda g, b, call: add_along_axis(g, b, call.inputs[0].shape, call["axis"]))
@@ -131,22 +174,22 @@ TAKEN_ALONG.set(lambda g, b, call: add_along_axis(g, b, call.inputs[0].shape, ca
 # ---- into a copy
 
 
-def _compute_index_add(xp: Any, x: Any, values: Any, index: Any, *, axis: int) -> Any:
-    return _add_at(xp, x.copy(), values, (index,), (axis,), axis)
+def _compute_index_add(xp: Any, x: Any, values: Any, index: Any, *, axis: int, scratch: int = 0) -> Any:
+    return _and_scratch(xp, _add_at(xp, x.copy(), values, (index,), (axis,), axis), scratch)
 
 
 def _lower_index_add(
-    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], *, axis: int
+    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], *, axis: int, scratch: int = 0
 ) -> tuple[Body, ...] | None:
-    (target,), (x, values, index) = outputs, inputs
+    target, (x, values, index) = outputs[0], inputs
     walk = walk_of_indices(target, (index,), (axis,), axis, (axis,))
-    added = scatter_bodies("add", target, values, (index,), walk, first=2)
-    return None if added is None else (*copy_bodies(target, x), *added)
+    added = scatter_bodies("add", outputs, values, (index,), walk, len(outputs) + 1)
+    return None if added is None else (*copy_bodies(target, x, len(outputs)), *added)
 
 
 INDEX_ADD = Operator(
     "index_add",
-    lambda inputs, scalars, axis: ((inputs[0].shape, inputs[0].dtype),),
+    lambda inputs, scalars, axis, scratch=0: _with_scratch((inputs[0].shape, inputs[0].dtype), scratch),
     _compute_index_add,
     _lower_index_add,
     explain_index,
@@ -180,4 +223,7 @@ def index_add(x: Any, indices: Any, values: Any, /, *, axis: int = 0) -> Array:
     if not fits(values.shape, shape):
         raise ValueError(f"index_add: values of shape {values.shape} do not broadcast to {shape}, a value per index")
     inputs = (x, values.astype(x.dtype, copy=False), index)
-    return apply(INDEX_ADD, inputs, device_index(x.device), attributes=(("axis", place),))
+    scratch = 0
+    if x.device.kind == "cuda":
+        scratch = scratch_at(layout(x.dtype, x.shape), (index._layout,), (place,), place)
+    return _record(INDEX_ADD, inputs, (("axis", place),), scratch)

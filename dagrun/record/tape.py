@@ -182,6 +182,7 @@ def record_node(context: Context, inputs: tuple[Any, ...], result: Any, packed: 
         arrays, rest = iter(inputs), iter(_unpack(context.scalars, packed))
         operands = [next(rest) if scalar else next(arrays) for scalar in context.mask]
     if context.updates:
+        result = result[0] if type(result) is tuple else result  # what follows is scratch memory
         operands = (result, *operands)
     device = inputs[0].device if inputs else result.device
     records, wanted = _records(operands)

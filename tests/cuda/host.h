@@ -289,6 +289,7 @@ inline unsigned ballot(unsigned mask, bool value, int line) {
 #define __syncthreads() dagrun_host::wait(dagrun_host::State::at_barrier, __LINE__, 0)
 #define __shfl_sync(mask, value, source) dagrun_host::shuffle(mask, value, unsigned(source) & 31u, __LINE__)
 #define __ballot_sync(mask, value) dagrun_host::ballot(mask, value, __LINE__)
+#define __syncwarp() ((void)dagrun_host::ballot(0xffffffffu, false, __LINE__))
 #define __popc(value) __builtin_popcount(value)
 #define __threadfence_system() ((void)0)
 #define DAGRUN_SHARED reinterpret_cast<char*>(dagrun_host::now->shared.data())

@@ -11,7 +11,7 @@ from dagrun.codegen.cuda.sorting import KINDS as SORTS
 from dagrun.codegen.cumulative import CUMULATIVE_OPS, cumulative_kernel
 from dagrun.codegen.elementwise import elementwise, elementwise_kernel
 from dagrun.codegen.expression import Input, Scalar, Select, call, cast
-from dagrun.codegen.movement import add_kernel, put_kernel, take_kernel
+from dagrun.codegen.movement import add_kernel, ordering_kernel, put_kernel, sorted_kernels, take_kernel
 from dagrun.codegen.normalization import normalization_kernel
 from dagrun.codegen.philox import KINDS, philox_kernel
 from dagrun.codegen.plain_gemm import plain_gemm_kernel
@@ -67,6 +67,11 @@ def _requests(dtypes: tuple[str, ...]) -> Iterator[Callable[[], int]]:
         for make in (take_kernel, put_kernel, add_kernel):
             yield lambda d=d, make=make: make(d, "int64")
             yield lambda d=d, make=make: make("float32", "uint8", "int32") if d == "float32" else make(d, "int32")
+        for which in ("put", "add"):
+            for step in (0, 1):
+                yield lambda d=d, which=which, step=step: sorted_kernels(which, d, "int64", "int32")[step]
+        for which in ("count", "tiles", "move"):
+            yield lambda which=which: ordering_kernel(which)
         for which in SORTS:
             yield lambda d=d, which=which: sorting_kernel(which, d)
         yield lambda d=d: plain_gemm_kernel(d)

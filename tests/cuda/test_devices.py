@@ -234,6 +234,28 @@ def test_copies_between_devices(source: str, target: str, monkeypatch: pytest.Mo
     assert x[5:5].to_device(target).shape == (0, 29) and x[5:5].to_device(target).tolist() == []
 
 
+def test_many_positions_are_sorted_first(python_bodies: list[str]) -> None:
+    """Sums and assignments at indices, and their gradients, have the bits of the CPU; a wrong index comes home."""
+    rng = np.random.default_rng(3)
+    rows, values, table = rng.integers(-40, 40, 7000), rng.standard_normal((7000, 2)), rng.standard_normal((40, 2))
+
+    def program(device: str) -> list[bytes]:
+        index = dr.asarray(rows, device=device)
+        v, t = (dr.asarray(x, device=device).requires_grad_() for x in (values, table))
+        x = t * 2
+        x[index] = v
+        (x * dr.take(t, index, 0)[:40]).sum().backward()
+        made = [x, dr.index_add(t, index, v), v.grad, t.grad]
+        return [y.numpy().tobytes() for y in made]
+
+    assert program("cuda:0") == program("cpu:0")
+    wrong = rows.copy()
+    wrong[6500] = 40
+    with pytest.raises(OperationError, match="index 40 is out of bounds for axis 0 with size 40"):
+        dr.index_add(dr.zeros((40, 2), device="cuda:0"), dr.asarray(wrong, device="cuda:0"), 1.0).wait()
+    assert python_bodies == []
+
+
 def test_memory_of_a_gpu_is_not_lent() -> None:
     with pytest.raises(ValueError, match=r"use x\.numpy\(\) or x\.to_device\('cpu:0'\)"):
         dr.ones(3, device="cuda:0").numpy(copy=False)

@@ -83,6 +83,28 @@ def test_a_random_program_is_replayed_bit_for_bit(seed: int) -> None:
     assert bits(arrays) == bits(expected)
 
 
+def test_scatters_that_sort_are_captured() -> None:
+    rng = np.random.default_rng(4)
+    index = dr.asarray(rng.integers(0, 50, 7000), device="cuda:0")
+    v, x = (dr.asarray(rng.standard_normal(n), device="cuda:0") for n in (7000, 50))
+
+    def step() -> dr.Array:
+        x[index] = v
+        return dr.index_add(x, index, v)
+
+    step()
+    with capture("cuda:0") as graph:
+        made = step()
+    again = rng.standard_normal(7000)
+    v[...] = dr.asarray(again, device="cuda:0")
+    graph.replay()
+    rows = index.numpy()
+    expected = x.numpy()
+    assert bits([x]) == [np.array([again[rows == i][-1] for i in range(50)]).tobytes()]
+    np.add.at(expected, rows, again)
+    assert bits([made]) == [expected.tobytes()]
+
+
 def test_replays_are_ordered_with_other_operations() -> None:
     x, total = dr.zeros(100, device="cuda:0"), dr.zeros(100, device="cuda:0")
     with capture("cuda:0") as graph:
