@@ -15,8 +15,8 @@ several small images or some rows of a large one, whose columns fit the cache.
 Outputs stand first. y, columns and an x that is written are C-contiguous but for their outermost stride; w is
 contiguous. Sums over images and places go in ascending order.
 
-Params, int64 words: see `_WORDS`, then for each kernel row the output rows [first, last) that read inside, then the
-same for each kernel column.
+Params, int64 words: see `_WORDS`, then, on CPUs, for each kernel row the output rows [first, last) that read inside,
+then the same for each kernel column.
 """
 
 from __future__ import annotations
@@ -61,6 +61,11 @@ class Geometry:
         """How many output places an image has."""
         return self.out[0] * self.out[1]
 
+    @property
+    def pointwise(self) -> bool:
+        """Whether the kernel is one element that reads each element once, so that an image is its own columns."""
+        return self.kernel == (1, 1) and self.out == self.size and self.padding == (0, 0)
+
     def inside(self, axis: int) -> list[int]:
         """For each place of the kernel along an axis: the first output place that reads inside, and the one after."""
         bounds = []
@@ -99,7 +104,8 @@ def convolution_params(geometry: Geometry, **words: int) -> bytes:
     unknown = set(known) - set(_WORDS)
     if unknown:
         raise TypeError(f"no words of a convolution: {sorted(unknown)}")
-    return layout.pack([*(known.get(word, 0) for word in _WORDS), *geometry.inside(0), *geometry.inside(1)])
+    inside = [] if target() == "cuda" else [*geometry.inside(0), *geometry.inside(1)]
+    return layout.pack([*(known.get(word, 0) for word in _WORDS), *inside])
 
 
 class _Windows:

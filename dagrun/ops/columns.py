@@ -5,10 +5,12 @@ task itself: so the images go chunk by chunk through scratch memory, where colum
 
     forward      unfold x; y[n, g] = w[g] @ columns[n, g]; add the bias
     to_input     columns[n, g] = w[g]^T @ y[n, g]; fold into x
-    to_weight    unfold x, all images beside each other; gather y likewise; w[g] = y[g] @ columns[g]^T; add the chunks
+    to_weight    either: unfold x; w[n, g] = y[n, g] @ columns[n, g]^T; add up the images' weights
+                 or: unfold x and gather y, all images side by side; w[g] = y[g] @ columns[g]^T; add up the chunks'
 
-A kernel of one element that reads each element once needs no columns: an image is its own. The result is that of the
-CPU but for the order of sums.
+The first way to the weight writes a weight for each image and reads it again, the second one what it gathers: the
+smaller of the two is taken. A kernel of one element that reads each element once needs no columns: an image is its own,
+and all images go at once. The result is that of the CPU but for the order of sums.
 """
 
 from __future__ import annotations
@@ -61,19 +63,35 @@ class _Sizes:
     def weights(self) -> int:
         return self.outputs * self.taps
 
-    def chunks(self) -> list[tuple[int, int]]:
+    @property
+    def itself(self) -> bool:
+        """Whether an image is its own matrix of columns."""
+        return self.geometry.pointwise
+
+    @property
+    def alone(self) -> bool:
+        """Whether each image has a weight of its own (see above). float16 is rounded once for each chunk instead."""
+        moved = self.places * (self.outputs + (self.channels if self.itself else 0))
+        return self.item > 2 and self.weights <= moved and self.images * self.weights * self.item <= CHUNK_BYTES
+
+    def chunks(self, kind: str) -> list[tuple[int, int]]:
+        """The images that are worked on at a time."""
+        if self.itself and (kind != "to_weight" or self.alone):
+            return [(0, self.images)]
         most = max(1, CHUNK_BYTES // max(1, self.column_nbytes))
         return [(start, min(start + most, self.images)) for start in range(0, self.images, most)]
 
     def parts(self, kind: str) -> tuple[int, int, int]:
         """Where in the scratch memory gathered results begin and partial weights begin, and its size."""
-        chunks = self.chunks()
+        chunks = self.chunks(kind)
         longest = max((stop - start for start, stop in chunks), default=0)
-        gathered = _aligned(longest * self.column_nbytes)
-        if kind != "to_weight":
+        to_weight = kind == "to_weight"
+        gathered = 0 if self.itself and (self.alone or not to_weight) else _aligned(longest * self.column_nbytes)
+        if not to_weight:
             return gathered, gathered, gathered
-        partial = gathered + _aligned(longest * self.outputs * self.places * self.item)
-        return gathered, partial, partial + (len(chunks) * self.weights * self.item if len(chunks) > 1 else 0)
+        partial = gathered + (0 if self.alone else _aligned(longest * self.outputs * self.places * self.item))
+        count = self.images if self.alone else len(chunks)
+        return gathered, partial, partial + (count * self.weights * self.item if count > 1 else 0)
 
 
 def _aligned(nbytes: int) -> int:
@@ -93,9 +111,13 @@ class _Columns:
     def __init__(self, kind: str, x: Any, y: Any, weight: Any, scratch: Any, geometry: Geometry, groups: int) -> None:
         self.x, self.y, self.weight, self.dtype = x, y, weight, x.dtype
         self.sizes = _Sizes(geometry, groups, x.shape[0], x.shape[1], y.shape[1], x.dtype.itemsize)
+        self.kind = kind
         self.gathered, self.partial, needed = self.sizes.parts(kind)
         if scratch.nbytes < needed:
             raise Unsupported("the scratch memory is that of another device's tasks")
+        dense = x.strides[3] == x.dtype.itemsize and x.strides[2] == x.shape[3] * x.dtype.itemsize
+        if self.sizes.itself and not dense:
+            raise Unsupported("an image whose rows do not follow each other is not its own columns: copy it first")
         gemm = gemm_kernel(self.dtype)
         if gemm is None:
             raise Unsupported(f"cuBLAS multiplies no {self.dtype}")
@@ -116,12 +138,6 @@ class _Columns:
     def columns_of(self, count: int) -> tuple[int, ...]:
         return count, self.sizes.groups * self.sizes.taps, self.sizes.places
 
-    def is_itself(self) -> bool:
-        """Whether an image is its own matrix of columns."""
-        g, x, item = self.sizes.geometry, self.x, self.sizes.item
-        whole = g.kernel == (1, 1) and g.out == g.size and g.padding == (0, 0)
-        return whole and x.strides[3] == item and x.strides[2] == g.size[1] * item
-
     def move(self, kind: str, operands: tuple[Operand, Operand], count: int, **words: int) -> Body:
         """Columns of `count` images, or the images that columns sum up to."""
         strides = zip(("image", "channel", "row", "column"), self.x.strides, strict=True)
@@ -138,11 +154,21 @@ class _Columns:
             raise Unsupported("cuBLAS does not take these operands as they lie")
         return Body(self.gemm, params, operands, prod(shape) * k // 2)
 
+    def unfolded(self, index: int, start: int, stop: int, bodies: list[Body]) -> Operand:
+        """The columns of some images, each image's for itself; what makes them is added to the bodies."""
+        source = self.images(index, READ, self.x, start, stop)
+        if self.sizes.itself:
+            return source
+        columns = self.columns_of(stop - start)
+        target = self.scratch(WRITE | OVERWRITE, columns)
+        bodies.append(self.move("unfold", (target, source), stop - start, y_image=self.sizes.column_nbytes))
+        return self.scratch(READ, columns)
+
     def batch(self, count: int) -> tuple[tuple[int, int], Strides, Strides, Strides]:
         """(images, groups) and the strides of y, w and columns, or of x where it is its own columns."""
         s, item = self.sizes, self.sizes.item
         columns = (s.column_nbytes, self.w_row * s.places, s.places * item, item)
-        if self.is_itself():
+        if self.sizes.itself:
             columns = (self.x.strides[0], self.x_group, self.x.strides[1], item)
         return (
             (count, s.groups),
@@ -158,13 +184,9 @@ def forward_bodies(
     """The tasks of a convolution. Operands: y, scratch, x, w [, bias]."""
     make = _Columns("forward", x, y, weight, scratch, geometry, groups)
     s, item = make.sizes, make.sizes.item
-    bodies = []
-    for start, stop in s.chunks():
-        columns, source = make.columns_of(stop - start), make.images(2, READ, x, start, stop)
-        if not make.is_itself():
-            target = make.scratch(WRITE | OVERWRITE, columns)
-            bodies.append(make.move("unfold", (target, source), stop - start, y_image=s.column_nbytes))
-            source = make.scratch(READ, columns)
+    bodies: list[Body] = []
+    for start, stop in s.chunks(make.kind):
+        source = make.unfolded(2, start, stop, bodies)
         batch, of_y, of_w, of_columns = make.batch(stop - start)
         operands = make.images(0, WRITE | OVERWRITE, y, start, stop), Operand(3), source
         shape = (*batch, s.outputs // groups, s.places)
@@ -182,15 +204,15 @@ def input_bodies(x: Any, y: Any, weight: Any, scratch: Any, geometry: Geometry, 
     make = _Columns("to_input", x, y, weight, scratch, geometry, groups)
     s = make.sizes
     bodies = []
-    for start, stop in s.chunks():
+    for start, stop in s.chunks(make.kind):
         columns, image = make.columns_of(stop - start), make.images(0, WRITE | OVERWRITE, x, start, stop)
         batch, of_y, of_w, of_columns = make.batch(stop - start)
         of_w = (*of_w[:2], of_w[3], of_w[2])  # transposed
-        target = image if make.is_itself() else make.scratch(WRITE | OVERWRITE, columns)
+        target = image if s.itself else make.scratch(WRITE | OVERWRITE, columns)
         operands = target, Operand(3), make.images(2, READ, y, start, stop)
         shape = (*batch, s.taps, s.places)
         bodies.append(make.multiply(shape, s.outputs // groups, (of_columns, of_w, of_y), operands))
-        if not make.is_itself():
+        if not s.itself:
             both = image, make.scratch(READ, columns)
             bodies.append(make.move("fold", both, stop - start, y_image=s.column_nbytes))
     return tuple(bodies)
@@ -199,15 +221,49 @@ def input_bodies(x: Any, y: Any, weight: Any, scratch: Any, geometry: Geometry, 
 def weight_bodies(weight: Any, y: Any, x: Any, scratch: Any, geometry: Geometry, groups: int) -> tuple[Body, ...]:
     """The tasks of the adjoint in the weight. Operands: w, scratch, y, x."""
     make = _Columns("to_weight", x, y, weight, scratch, geometry, groups)
-    s, item, chunks = make.sizes, make.sizes.item, make.sizes.chunks()
+    s, item, chunks = make.sizes, make.sizes.item, make.sizes.chunks("to_weight")
+    bodies = _weights_of_images(make) if s.alone else _weights_of_chunks(make)
+    parts = (s.images if s.alone else len(chunks), s.weights)
+    if parts[0] > 1:
+        params = reduction_params(parts, (s.weights * item, item), (0,), item, item)
+        address = reduction_kernel("sum", weight.dtype, np.result_type(weight.dtype, np.float32), weight.dtype)
+        both = Operand(0, WRITE | OVERWRITE), make.scratch(READ, parts, make.partial)
+        bodies.append(Body(address, params, both, (parts[0] + 1) * weight.nbytes))
+    return tuple(bodies)
+
+
+def _weights_of_images(make: _Columns) -> list[Body]:
+    """A weight for each image, to the partial weights; that of one image is the result."""
+    s, item = make.sizes, make.sizes.item
+    bodies: list[Body] = []
+    for start, stop in s.chunks("to_weight"):
+        count = stop - start
+        columns = make.unfolded(3, start, stop, bodies)
+        batch, of_y, _, of_columns = make.batch(count)
+        of_columns = (*of_columns[:2], of_columns[3], of_columns[2])  # transposed
+        of_w = (s.weights * item, make.w_group, make.w_row, item)
+        target = Operand(0, WRITE | OVERWRITE)
+        if s.images > 1:
+            place = make.partial + start * s.weights * item
+            target = make.scratch(WRITE | OVERWRITE, (count, *make.weight.shape), place)
+        operands = target, make.images(2, READ, make.y, start, stop), columns
+        shape = (*batch, s.outputs // s.groups, s.taps)
+        bodies.append(make.multiply(shape, s.places, (of_w, of_y, of_columns), operands))
+    return bodies
+
+
+def _weights_of_chunks(make: _Columns) -> list[Body]:
+    """A weight for each chunk of images, to the partial weights; that of a single chunk is the result."""
+    s, item, y = make.sizes, make.sizes.item, make.y
+    chunks = s.chunks("to_weight")
     copy = elementwise("cast", [y.dtype], y.dtype, y.dtype)
     bodies = []
     for number, (start, stop) in enumerate(chunks):
         count = stop - start
         line = count * s.places * item  # of one channel, for all images
-        columns, results = (groups * s.taps, count, s.places), (s.outputs, count, s.places)
+        columns, results = (s.groups * s.taps, count, s.places), (s.outputs, count, s.places)
         target = make.scratch(WRITE | OVERWRITE, columns)
-        source = make.images(3, READ, x, start, stop)
+        source = make.images(3, READ, make.x, start, stop)
         bodies.append(make.move("unfold", (target, source), count, y_image=s.places * item, y_channel=line))
         of_y = (y.strides[1], y.strides[0], item)
         params = elementwise_params(results, [(line, s.places * item, item), of_y], [item] * 2)
@@ -215,19 +271,13 @@ def weight_bodies(weight: Any, y: Any, x: Any, scratch: Any, geometry: Geometry,
         bodies.append(Body(copy, params, (target, make.images(2, READ, y, start, stop)), 2 * prod(results) * item))
         target = Operand(0, WRITE | OVERWRITE)
         if len(chunks) > 1:
-            target = make.scratch(WRITE | OVERWRITE, weight.shape, make.partial + number * s.weights * item)
-        shape, k = (groups, s.outputs // groups, s.taps), count * s.places
+            target = make.scratch(WRITE | OVERWRITE, make.weight.shape, make.partial + number * s.weights * item)
+        shape, k = (s.groups, s.outputs // s.groups, s.taps), count * s.places
         strides = (
             (make.w_group, make.w_row, item),
-            (s.outputs // groups * line, line, item),
+            (s.outputs // s.groups * line, line, item),
             (s.taps * line, item, line),
         )
         operands = target, make.scratch(READ, results, make.gathered), make.scratch(READ, columns)
         bodies.append(make.multiply(shape, k, strides, operands))
-    if len(chunks) > 1:
-        parts = (len(chunks), s.weights)
-        params = reduction_params(parts, (s.weights * item, item), (0,), item, item)
-        address = reduction_kernel("sum", weight.dtype, np.result_type(weight.dtype, np.float32), weight.dtype)
-        both = Operand(0, WRITE | OVERWRITE), make.scratch(READ, parts, make.partial)
-        bodies.append(Body(address, params, both, (len(chunks) + 1) * weight.nbytes))
-    return tuple(bodies)
+    return bodies

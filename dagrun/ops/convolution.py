@@ -451,8 +451,14 @@ def _apply(op: Operator, operands: tuple[Array, ...], geometry: Geometry, groups
     return made[0]  # the scratch memory goes back when the tasks are done
 
 
+def _readable(x: Array, geometry: Geometry) -> Array:
+    """Images as a GPU's tasks read them: where they are their own columns, each plane contiguous."""
+    return _rows_dense(x) if geometry.pointwise and x.device.kind == "cuda" else x
+
+
 def convolve(x: Array, w: Array, bias: Array | None, geometry: Geometry, groups: int) -> Array:
     """The convolution (n, outputs, rows, columns) of images with a weight, plus a bias (outputs,)."""
+    x = _readable(x, geometry)
     operands = (x, _dense(w)) if bias is None else (x, _dense(w), _dense(bias))
     return _apply(CONVOLVE, operands, geometry, groups)
 
@@ -464,4 +470,4 @@ def spread(y: Array, w: Array, geometry: Geometry, groups: int) -> Array:
 
 def correlate(y: Array, x: Array, geometry: Geometry, groups: int) -> Array:
     """The adjoint of `convolve` in the weight: from results and images to a weight."""
-    return _apply(CORRELATE, (_rows_dense(y), x), geometry, groups)
+    return _apply(CORRELATE, (_rows_dense(y), _readable(x, geometry)), geometry, groups)

@@ -232,7 +232,7 @@ def test_convolutions(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
             y, bias = normal((5, 6, *geometry.out), "float32", 3), normal((6,), "float32", 4)
             view = np.ascontiguousarray(x.transpose(1, 2, 3, 0)).transpose(3, 0, 1, 2)
             own = {"geometry": geometry, "groups": groups}
-            for image in (x, view):
+            for image in (x,) if geometry.pointwise else (x, view):  # their own columns lie row by row
                 uses.append(Use(f"convolve {geometry}", convolution.CONVOLVE, [image, w], own, 1e-4))
                 uses.append(Use(f"with bias {geometry}", convolution.CONVOLVE, [image, w, bias], own, 1e-4))
                 uses.append(Use(f"correlate {geometry}", convolution.CORRELATE, [y, image], own, 1e-4))
@@ -240,6 +240,22 @@ def test_convolutions(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
             uses.append(Use(f"no images {geometry}", convolution.CONVOLVE, [x[:0], w], own, 1e-4))
             uses.append(Use(f"no images {geometry}", convolution.CORRELATE, [y[:0], x[:0]], own, 1e-4))
     check_operators(uses)
+
+
+def test_kernels_of_one_element_need_no_columns() -> None:
+    geometry = Geometry((6, 6), (1, 1), (6, 6), (1, 1), (1, 1), (0, 0))
+    x, y, w = (layout(np.dtype("float32"), shape) for shape in ((3, 4, 6, 6), (3, 8, 6, 6), (8, 4, 1, 1)))
+    own = {"geometry": geometry, "groups": 1}
+    for op, inputs, bodies in (
+        (convolution.CONVOLVE, (x, w), 1),
+        (convolution.SPREAD, (y, w), 1),
+        (convolution.CORRELATE, (y, x), 2),
+    ):
+        with lowering_for("cuda"):
+            specs = op.infer(inputs, (), **own)
+            made = op.lower([layout(np.dtype(dtype), shape) for shape, dtype in specs], inputs, (), **own)
+        assert len(made) == bodies, op.name  # a product of all images; the sum of their weights
+        assert specs[1][0] == ((3 * 8 * 4 * 4,) if op is convolution.CORRELATE else (0,)), op.name
 
 
 def test_updates_of_many_sets_are_several_calls() -> None:

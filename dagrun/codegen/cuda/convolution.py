@@ -7,6 +7,8 @@ from dagrun.codegen.cuda.emitter import CudaEmitter, computes, entry_name, funct
 from dagrun.codegen.cuda.registry import CudaKernel, Launch, grid, known, register, words_of
 from dagrun.codegen.values import Value
 
+SIDE_BY_SIDE = 4  # output places of a thread of unfold
+
 
 def kernel(kind: str, dtype: str, bias: bool) -> int:
     """Address of the kernel "unfold" or "fold"; see codegen/convolution.py."""
@@ -28,10 +30,8 @@ def _convolution(name: str, kind: str, dtype: str) -> CudaKernel:
     ]
 
     def launch(params: bytes) -> Launch:
-        images, _, channels, _, rows, columns, kernel_rows, kernel_columns, out_rows, out_columns = words_of(params)[
-            :10
-        ]
-        taps = kernel_rows * kernel_columns * out_rows * out_columns
-        return grid(images * channels * (taps if kind == "unfold" else rows * columns))
+        images, _, channels, _, rows, columns, _, _, out_rows, out_columns = words_of(params)[:10]
+        pieces = -(-out_rows * out_columns // SIDE_BY_SIDE)
+        return grid(images * channels * (pieces if kind == "unfold" else rows * columns))
 
     return CudaKernel(name, template_kernel(name, "convolution.cuh", kind, {"Dtype": dtype}, functions), launch)
