@@ -108,16 +108,53 @@ def convolution_params(geometry: Geometry, **words: int) -> bytes:
     return layout.pack([*(known.get(word, 0) for word in _WORDS), *inside])
 
 
-class _Windows:
-    """The loops over kernel places and output places of one image."""
+class Words:
+    """The words of a params block by their names, and runs of contiguous elements."""
 
-    def __init__(self, e: Emitter, dtype: str) -> None:
+    def __init__(self, e: Emitter, dtype: str, names: Sequence[str]) -> None:
         self.e, self.dtype, self.item = e, dtype, ITEMSIZE[dtype]
-        self.word = {name: e.load_at("%params", k) for k, name in enumerate(_WORDS)}
+        self.word = {name: e.load_at("%params", k) for k, name in enumerate(names)}
         self.params = e.argument("%params", "pointer")
 
     def __getattr__(self, name: str) -> Value:
         return self.word[name]
+
+    def copy(self, target: Value, source: Value, length: Value) -> None:
+        """Contiguous elements; short runs are one or two vectors that may overlap."""
+        e, lanes = self.e, 32 // self.item
+
+        def move(start: Value | int, count: int) -> None:
+            x = e.load(e.element(source, start, self.dtype), self.dtype, count)
+            e.store(e.element(target, start, self.dtype), x)
+
+        long, half = length >= lanes, length >= lanes // 2
+        with e.when(long):
+            with e.vector_loop(length, lanes) as c:
+                move(c, lanes)
+            move(length - lanes, lanes)
+        with e.when(half & ~long):
+            move(0, lanes // 2)
+            move(length - lanes // 2, lanes // 2)
+        with e.when(~half), e.loop(length) as c:
+            move(c, 1)
+
+    def clear(self, target: Value, length: Value) -> None:
+        """Zeros into contiguous elements."""
+        self.fill(target, length, self.e.constant(0, self.dtype))
+
+    def fill(self, target: Value, length: Value, value: Value) -> None:
+        e, lanes = self.e, 32 // self.item
+        with e.vector_loop(length, lanes) as c:
+            e.store(e.element(target, c, self.dtype), e.splat(value, lanes))
+        with e.left_over(length, lanes) as c:
+            e.store(e.element(target, c, self.dtype), value)
+
+
+class _Windows(Words):
+    """The loops over kernel places and output places of one image."""
+
+    def __init__(self, e: Emitter, dtype: str) -> None:
+        super().__init__(e, dtype, _WORDS)
 
     def _bounds(self, number: Value) -> tuple[Value, Value]:
         place = self.e.element(self.params, number * 2 + len(_WORDS), "int64")
@@ -182,36 +219,6 @@ class _Windows:
                 add(e.element(there, c, self.dtype), c)
         with e.when(~unit), e.loop(length) as c:
             add(e.offset(there, c * (w.column_step * w.x_column)), c)
-
-    def copy(self, target: Value, source: Value, length: Value) -> None:
-        """Contiguous elements; short runs are one or two vectors that may overlap."""
-        e, lanes = self.e, 32 // self.item
-
-        def move(start: Value | int, count: int) -> None:
-            x = e.load(e.element(source, start, self.dtype), self.dtype, count)
-            e.store(e.element(target, start, self.dtype), x)
-
-        long, half = length >= lanes, length >= lanes // 2
-        with e.when(long):
-            with e.vector_loop(length, lanes) as c:
-                move(c, lanes)
-            move(length - lanes, lanes)
-        with e.when(half & ~long):
-            move(0, lanes // 2)
-            move(length - lanes // 2, lanes // 2)
-        with e.when(~half), e.loop(length) as c:
-            move(c, 1)
-
-    def clear(self, target: Value, length: Value) -> None:
-        """Zeros into contiguous elements."""
-        self.fill(target, length, self.e.constant(0, self.dtype))
-
-    def fill(self, target: Value, length: Value, value: Value) -> None:
-        e, lanes = self.e, 32 // self.item
-        with e.vector_loop(length, lanes) as c:
-            e.store(e.element(target, c, self.dtype), e.splat(value, lanes))
-        with e.left_over(length, lanes) as c:
-            e.store(e.element(target, c, self.dtype), value)
 
 
 def _fold_ir(kind: str, dtype: str, name: str) -> str:

@@ -105,6 +105,13 @@ class Emitter:
         text = f"shufflevector {a.type} {a.name}, {b.type} {b.name}, <{2 * a.lanes} x i32> <{mask}>"
         return self.emit(text, a.dtype, 2 * a.lanes)
 
+    def even(self, vector: Value) -> Value:
+        """Lanes 0, 2, 4, ... of a vector."""
+        half = vector.lanes // 2
+        mask = ", ".join(f"i32 {2 * lane}" for lane in range(half))
+        text = f"shufflevector {vector.type} {vector.name}, {vector.type} poison, <{half} x i32> <{mask}>"
+        return self.emit(text, vector.dtype, half)
+
     def lane_numbers(self, lanes: int, dtype: str) -> Value:
         """The vector 0, 1, 2, ..."""
         kind = LLVM_TYPE[dtype]

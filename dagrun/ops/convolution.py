@@ -23,6 +23,7 @@ from dagrun.codegen.target import target
 from dagrun.core import device_index
 from dagrun.ops.columns import forward_bodies, input_bodies, scratch_nbytes, weight_bodies
 from dagrun.ops.cutting import cut
+from dagrun.ops.depthwise import Depthwise
 from dagrun.ops.elementwise import copied
 from dagrun.ops.gathering import zero_bodies
 from dagrun.ops.reductions import sum
@@ -242,13 +243,16 @@ def _words(x: Any, y: Any, weight: Any, groups: int, cut: _Cut) -> dict[str, int
 
 
 def _image_bodies(
-    kind: str, x: Any, y: Any, weight: Any, bias: bool, geometry: Geometry, groups: int
+    kind: str, x: Any, y: Any, weight: Any, bias: Any | None, geometry: Geometry, groups: int
 ) -> tuple[Body, ...]:
     """The tasks of `convolve` and `spread`: pieces of the batch."""
     if target() == "cuda":  # no images
         return (_nothing(convolution_kernel("unfold", x.dtype), geometry),)
-    own = _Cut(kind, geometry, groups, x.shape[0], x.shape[1], y.shape[1], x.dtype)
-    address = convolution_kernel(kind, x.dtype, bias)
+    how = kind, geometry, groups, x.shape[0], x.shape[1], y.shape[1], x.dtype
+    if depthwise := Depthwise.of(*how):
+        return depthwise.bodies(x, y, weight, bias)
+    own = _Cut(*how)
+    address = convolution_kernel(kind, x.dtype, bias is not None)
     words = _words(x, y, weight, groups, own)
     written, read = (y, x) if kind == "forward" else (x, y)
     bodies = []
@@ -258,7 +262,7 @@ def _image_bodies(
             own.scratch(piece),
             _batch(2, READ, read, start, stop),
             Operand(3),
-            *([Operand(4)] if bias else []),
+            *([] if bias is None else [Operand(4)]),
         )
         params = convolution_params(geometry, images=stop - start, **words)
         bodies.append(Body(address, params, operands, x.nbytes + y.nbytes + own.products // len(own.pieces) // 2))
@@ -269,7 +273,10 @@ def _weight_bodies(weight: Any, y: Any, x: Any, geometry: Geometry, groups: int)
     """The tasks of `correlate`: pieces of the channels, or of the batch and then the sum of what they gave."""
     if not x.shape[0]:
         return zero_bodies(weight)
-    own = _Cut("to_weight", geometry, groups, x.shape[0], x.shape[1], y.shape[1], x.dtype)
+    how = "to_weight", geometry, groups, x.shape[0], x.shape[1], y.shape[1], x.dtype
+    if depthwise := Depthwise.of(*how):
+        return depthwise.bodies(x, y, weight)
+    own = _Cut(*how)
     address = convolution_kernel("to_weight", x.dtype)
     words = _words(x, y, weight, groups, own)
     cost = x.nbytes + y.nbytes + own.products // len(own.pieces) // 2
@@ -314,8 +321,8 @@ def _scratch(
 ) -> Any:
     if gpu or target() == "cuda":
         return (scratch_nbytes(kind, x, outputs, geometry, groups, dtype),), _BYTE
-    own = _Cut(kind, geometry, groups, x[0], x[1], outputs, dtype)
-    return (own.nbytes,), _BYTE
+    how = kind, geometry, groups, x[0], x[1], outputs, dtype
+    return ((Depthwise.of(*how) or _Cut(*how)).nbytes,), _BYTE
 
 
 def _infer_convolve(
@@ -387,7 +394,7 @@ def _lower_convolve(
         return None
     if target() == "cuda" and x.shape[0]:
         return forward_bodies(x, y, w, bool(bias), scratch, **how)
-    return _image_bodies("forward", x, y, w, bool(bias), **how)
+    return _image_bodies("forward", x, y, w, bias[0] if bias else None, **how)
 
 
 def _lower_spread(
@@ -398,7 +405,7 @@ def _lower_spread(
         return None
     if target() == "cuda" and x.shape[0]:
         return input_bodies(x, y, w, scratch, **how)
-    return _image_bodies("to_input", x, y, w, False, **how)
+    return _image_bodies("to_input", x, y, w, None, **how)
 
 
 def _lower_correlate(

@@ -22,6 +22,10 @@ CASES = [
     (3, 4, (6, 6), 4, (1, 1), 2, 0, 1, 1),
     (2, 2, (40, 150), 3, (3, 3), 1, 1, 1, 1),
     (1, 2, (4, 4), 2, (4, 4), 3, 3, 1, 1),
+    (3, 5, (7, 8), 5, (3, 2), 1, 1, 1, 5),
+    (2, 3, (12, 41), 6, (3, 3), 2, (1, 0), 1, 3),
+    (2, 6, (9, 8), 4, (2, 3), (3, 4), (0, 3), (2, 1), 2),
+    (2, 2, (3, 3), 2, (1, 2), (5, 2), 2, 1, 2),
 ]
 
 
@@ -91,6 +95,21 @@ def test_large_work_is_cut_into_tasks_of_the_same_values(host_device: str) -> No
         seen = windows(x.astype("float64"), w.shape[2:], *options[:3])
         expected = np.broadcast_to(seen.sum((0, 2, 3)), w.shape)
         np.testing.assert_allclose(leaves[1].grad.numpy(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_depthwise_work_is_cut_by_images_or_groups(host_device: str) -> None:
+    for case in ((12, 24, (33, 30), 24, (3, 3), 1, 1, 1, 24), (1, 24, (190, 64), 24, (5, 3), 1, 2, 1, 24)):
+        (x, w, b), options = operands(case, "float32")
+        leaves = [dr.asarray(a, device=host_device, requires_grad=True) for a in (x, w, b)]
+        with tracing() as records:
+            y = F.conv2d(*leaves, *options)
+            y.backward(dr.ones_like(y))
+            dr.wait()
+        for name in ("convolve", "convolve_transposed", "convolve_weight"):
+            assert sum(r.name == name for r in records) > 1, name
+        np.testing.assert_allclose(y.detach().numpy(), reference(x, w, b, *options), rtol=2e-4, atol=2e-4)
+        seen = windows(x.astype("float64"), w.shape[2:], *options[:3])
+        np.testing.assert_allclose(leaves[1].grad.numpy(), seen.sum((0, 2, 3))[:, None], rtol=1e-3, atol=2e-3)
 
 
 def test_padding_by_name() -> None:
