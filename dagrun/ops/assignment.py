@@ -130,7 +130,7 @@ def setitem(x: Array, key: Any, value: Any) -> None:
     _put(view, inputs[0], inputs[1:], chosen.axes, chosen.place, chosen.names)
 
 
-def put_along_axis(x: Array, indices: Any, values: Any, /, axis: int = -1) -> None:
+def put_along_axis(x: Array, /, indices: Any, values: Any, axis: int = -1) -> None:
     """Sets elements of x, in place, at the indices that an array of as many axes holds along one: `take_along_axis`.
 
     `values` broadcast to the indices' shape. Of equal indices the last counts. An index out of range fails when the

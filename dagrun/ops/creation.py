@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dagrun.array import Array, as_array, as_dtype, asarray, is_on_gpu, is_weak, leaf
+from dagrun.array import Array, as_array, as_dtype, asarray, host_view, is_on_gpu, is_weak, leaf
 from dagrun.core import device_index, native
 from dagrun.devices import Device, current_device
 from dagrun.devices import device as find_device
@@ -89,44 +89,68 @@ def ones(shape: Shape, dtype: Any = None, *, device: str | Device | None = None,
 
 
 def empty_like(
-    x: Any, /, dtype: Any = None, *, device: str | Device | None = None, requires_grad: bool = False
+    x: Any,
+    /,
+    dtype: Any = None,
+    *,
+    shape: Shape | None = None,
+    device: str | Device | None = None,
+    requires_grad: bool = False,
 ) -> Array:
-    """An array of the shape, dtype and device of another, values not set."""
+    """An array of the shape, dtype and device of another where they are not given, values not set."""
     x = as_array(x)
-    return leaf(empty(x.shape, x.dtype if dtype is None else dtype, device=device or x.device), requires_grad)
+    final = x.dtype if dtype is None else dtype
+    return leaf(empty(x.shape if shape is None else shape, final, device=device or x.device), requires_grad)
 
 
 def full_like(
-    x: Any, /, fill_value: Any, dtype: Any = None, *, device: str | Device | None = None, requires_grad: bool = False
+    x: Any,
+    /,
+    fill_value: Any,
+    dtype: Any = None,
+    *,
+    shape: Shape | None = None,
+    device: str | Device | None = None,
+    requires_grad: bool = False,
 ) -> Array:
-    """An array of the shape, dtype and device of another, of one value."""
+    """An array of one value, with the shape, dtype and device of another where they are not given."""
     x = as_array(x)
-    return leaf(
-        full(x.shape, fill_value, x.dtype if dtype is None else dtype, device=device or x.device), requires_grad
-    )
+    final = x.dtype if dtype is None else dtype
+    return leaf(full(x.shape if shape is None else shape, fill_value, final, device=device or x.device), requires_grad)
 
 
 def zeros_like(
-    x: Any, /, dtype: Any = None, *, device: str | Device | None = None, requires_grad: bool = False
+    x: Any,
+    /,
+    dtype: Any = None,
+    *,
+    shape: Shape | None = None,
+    device: str | Device | None = None,
+    requires_grad: bool = False,
 ) -> Array:
     """Zeros of the shape, dtype and device of another array."""
-    return leaf(full_like(x, 0, dtype, device=device), requires_grad)
+    return leaf(full_like(x, 0, dtype, shape=shape, device=device), requires_grad)
 
 
 def ones_like(
-    x: Any, /, dtype: Any = None, *, device: str | Device | None = None, requires_grad: bool = False
+    x: Any,
+    /,
+    dtype: Any = None,
+    *,
+    shape: Shape | None = None,
+    device: str | Device | None = None,
+    requires_grad: bool = False,
 ) -> Array:
     """Ones of the shape, dtype and device of another array."""
-    return leaf(full_like(x, 1, dtype, device=device), requires_grad)
+    return leaf(full_like(x, 1, dtype, shape=shape, device=device), requires_grad)
 
 
 def arange(
-    start: Any,
-    /,
+    start: Any = None,
     stop: Any = None,
     step: Any = 1,
-    *,
     dtype: Any = None,
+    *,
     device: str | Device | None = None,
     requires_grad: bool = False,
 ) -> Array:
@@ -136,7 +160,9 @@ def arange(
     >>> dr.arange(3)
     array([0, 1, 2])
     """
-    bounds: tuple[Any, Any] = (0, start) if stop is None else (start, stop)
+    if start is None and stop is None:
+        raise TypeError("arange: no bound, expected at least `stop`")
+    bounds: tuple[Any, Any] = (0, start) if stop is None else (0 if start is None else start, stop)
     final: Any = None if dtype is None else as_dtype(dtype)
     return leaf(asarray(np.arange(*bounds, step, dtype=final), device=device), requires_grad)
 
@@ -144,42 +170,96 @@ def arange(
 def linspace(
     start: Any,
     stop: Any,
-    /,
     num: int = 50,
-    *,
     endpoint: bool = True,
+    retstep: bool = False,
     dtype: Any = None,
+    axis: int = 0,
+    *,
     device: str | Device | None = None,
     requires_grad: bool = False,
-) -> Array:
-    """`num` values evenly spaced from `start` to `stop`.
+) -> Any:
+    """`num` values evenly spaced from `start` to `stop`; with `retstep` also the step between them.
+
+    The bounds may be arrays, whose values are read; the spaced values then stand along `axis`.
 
     >>> import dagrun as dr
     >>> dr.linspace(0, 1, 5)
     array([0.  , 0.25, 0.5 , 0.75, 1.  ])
     """
     final = None if dtype is None else as_dtype(dtype)
-    return leaf(asarray(np.linspace(start, stop, num, endpoint=endpoint, dtype=final), device=device), requires_grad)
+    values, step = np.linspace(*_read(start, stop), num, endpoint, True, final, axis)
+    made = leaf(asarray(values, device=device), requires_grad)
+    return (made, step) if retstep else made
 
 
-def eye(
-    n_rows: int,
-    n_cols: int | None = None,
-    /,
-    k: int = 0,
-    *,
+def _read(*values: Any) -> list[Any]:
+    """Numbers and arrays as NumPy takes them; waits for dagrun's arrays."""
+    return [host_view(value) if isinstance(value, Array) else value for value in values]
+
+
+def logspace(
+    start: Any,
+    stop: Any,
+    num: int = 50,
+    endpoint: bool = True,
+    base: Any = 10.0,
     dtype: Any = None,
+    axis: int = 0,
+    *,
     device: str | Device | None = None,
     requires_grad: bool = False,
 ) -> Array:
-    """Ones on diagonal `k`, zeros elsewhere.
+    """`num` values from `base ** start` to `base ** stop`, evenly spaced on a logarithmic scale.
+
+    >>> import dagrun as dr
+    >>> dr.logspace(0, 2, 3)
+    array([  1.,  10., 100.])
+    """
+    final = None if dtype is None else as_dtype(dtype)
+    first, last, base = _read(start, stop, base)
+    return leaf(asarray(np.logspace(first, last, num, endpoint, base, final, axis), device=device), requires_grad)
+
+
+def geomspace(
+    start: Any,
+    stop: Any,
+    num: int = 50,
+    endpoint: bool = True,
+    dtype: Any = None,
+    axis: int = 0,
+    *,
+    device: str | Device | None = None,
+    requires_grad: bool = False,
+) -> Array:
+    """`num` values from `start` to `stop`, each the same multiple of the one before.
+
+    >>> import dagrun as dr
+    >>> dr.geomspace(1, 8, 4)
+    array([1., 2., 4., 8.])
+    """
+    final = None if dtype is None else as_dtype(dtype)
+    values = np.geomspace(*_read(start, stop), num, endpoint, final, axis)
+    return leaf(asarray(values, device=device), requires_grad)
+
+
+def eye(
+    N: int,
+    M: int | None = None,
+    k: int = 0,
+    dtype: Any = None,
+    *,
+    device: str | Device | None = None,
+    requires_grad: bool = False,
+) -> Array:
+    """Ones on diagonal `k` of N rows and M (or N) columns, zeros elsewhere.
 
     >>> import dagrun as dr
     >>> dr.eye(2)
     array([[1., 0.],
            [0., 1.]])
     """
-    made = zeros((n_rows, n_rows if n_cols is None else n_cols), dtype, device=device)
+    made = zeros((N, N if M is None else M), dtype, device=device)
     made.diagonal(k).fill(1)
     return leaf(made, requires_grad)
 

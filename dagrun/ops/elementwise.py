@@ -341,6 +341,20 @@ def cast_into(source: Any, target: Array, op: Elementwise = COPY) -> None:
     submit(known, (), where, (target,), scalars, (source,))
 
 
+def written(result: Array, out: Any, name: str) -> Array:
+    """The result, or where the user gave an array for it, that array with the result cast into it (same_kind)."""
+    if out is None:
+        return result
+    if type(out) is not Array:
+        raise TypeError(f"{name}: out is a {type(out).__name__}, expected a dagrun array")
+    if out.shape != result.shape:
+        raise ValueError(f"{name}: out has shape {out.shape}, expected {result.shape}, the shape of the result")
+    if not np.can_cast(result.dtype, out.dtype, "same_kind"):
+        raise TypeError(f"{name}: a result of {result.dtype} cannot be cast to {out.dtype} by the same_kind rule")
+    cast_into(result, out)
+    return out
+
+
 def copied(x: Array) -> Array:
     """A contiguous copy on the same device."""
     return record_unary(COPY, x)
@@ -412,4 +426,5 @@ __all__ = [
     "record",
     "record_unary",
     "serve_slot",
+    "written",
 ]

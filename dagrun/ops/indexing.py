@@ -304,7 +304,7 @@ def integers(indices: Any, x: Array, name: str) -> Array:
     return index.astype(np.int64) if index.dtype == np.uint64 else index
 
 
-def take(x: Any, indices: Any, /, axis: int | None = None) -> Array:
+def take(x: Any, /, indices: Any, axis: int | None = None) -> Array:
     """Elements at integer `indices` along an axis (of the flattened array where it is None); negative ones count back.
 
     An index out of range fails when the values are computed: IndexError at the wait, with this line.
@@ -340,7 +340,7 @@ TAKE_ALONG = Operator(
 )
 
 
-def take_along_axis(x: Any, indices: Any, /, axis: int = -1) -> Array:
+def take_along_axis(x: Any, /, indices: Any, axis: int | None = -1) -> Array:
     """Elements at the indices that another array of the same number of axes, such as `argsort`'s, holds along one axis.
 
     An index out of range fails when the values are computed: IndexError at the wait.
@@ -352,6 +352,8 @@ def take_along_axis(x: Any, indices: Any, /, axis: int = -1) -> Array:
     """
     x = as_array(x)
     index = integers(indices, x, "take_along_axis")
+    if axis is None:
+        x, axis = x.reshape(-1), 0
     if index.ndim != x.ndim:
         raise ValueError(f"take_along_axis: {index.ndim} axes of indices and {x.ndim} of values, expected the same")
     place = normal_axis(axis, x.ndim, "take_along_axis")

@@ -12,7 +12,7 @@ import numpy as np
 from dagrun.array import Array, as_array, as_dtype, asarray, extend
 from dagrun.codegen.elementwise import elementwise, elementwise_params
 from dagrun.core import device_index
-from dagrun.ops.elementwise import MOST_PLANS
+from dagrun.ops.elementwise import MOST_PLANS, written
 from dagrun.ops.indexing import take
 from dagrun.ops.manipulation import (
     Axes,
@@ -93,8 +93,8 @@ def _parts(arrays: Any, name: str) -> list[Array]:
     return [part if isinstance(part, Array) else asarray(part, device=device) for part in given]
 
 
-def concatenate(arrays: Any, /, axis: int | None = 0, *, dtype: Any = None) -> Array:
-    """Arrays joined along an axis (flattened first where it is None).
+def concatenate(arrays: Any, /, axis: int | None = 0, out: Array | None = None, *, dtype: Any = None) -> Array:
+    """Arrays joined along an axis (flattened first where it is None); `out`: an array to write the result into.
 
     >>> import dagrun as dr
     >>> dr.concatenate([dr.zeros(1), dr.ones(2)])
@@ -105,7 +105,8 @@ def concatenate(arrays: Any, /, axis: int | None = 0, *, dtype: Any = None) -> A
         parts, axis = [ravel(part) for part in parts], 0
     where = common_device("concatenate", parts)
     final = None if dtype is None else as_dtype(dtype)
-    return submit(_plan(axis, final, *[part._layout for part in parts]), tuple(parts), device_index(where))
+    joined = submit(_plan(axis, final, *[part._layout for part in parts]), tuple(parts), device_index(where))
+    return written(joined, out, "concatenate")
 
 
 @lru_cache(MOST_PLANS)
@@ -127,8 +128,8 @@ def _plan(axis: int, dtype: np.dtype[Any] | None, *parts: Any) -> Known:
     return signature_for(CONCATENATE, parts, attributes=(("axis", place), ("result", result)))
 
 
-def stack(arrays: Any, /, axis: int = 0, *, dtype: Any = None) -> Array:
-    """Arrays of one shape joined along a new axis.
+def stack(arrays: Any, /, axis: int = 0, out: Array | None = None, *, dtype: Any = None) -> Array:
+    """Arrays of one shape joined along a new axis; `out`: an array to write the result into.
 
     >>> import dagrun as dr
     >>> dr.stack([dr.zeros(2), dr.ones(2)], axis=1)
@@ -139,7 +140,7 @@ def stack(arrays: Any, /, axis: int = 0, *, dtype: Any = None) -> Array:
     if any(part.shape != parts[0].shape for part in parts):
         raise ValueError(f"stack: shapes {', '.join(str(p.shape) for p in parts)} differ, expected one shape")
     place = normal_axis(axis, parts[0].ndim + 1, "stack")
-    return concatenate([expand_dims(part, place) for part in parts], place, dtype=dtype)
+    return concatenate([expand_dims(part, place) for part in parts], place, out, dtype=dtype)
 
 
 def vstack(arrays: Any, /, *, dtype: Any = None) -> Array:
@@ -153,23 +154,23 @@ def hstack(arrays: Any, /, *, dtype: Any = None) -> Array:
     return concatenate(parts, 0 if parts[0].ndim == 1 else 1, dtype=dtype)
 
 
-def array_split(x: Any, sections: int | Sequence[int], /, axis: int = 0) -> list[Array]:
+def array_split(x: Any, /, indices_or_sections: int | Sequence[int], axis: int = 0) -> list[Array]:
     """Views of consecutive parts: so many of nearly one length, or cut before the indices given."""
     x = as_array(x)
     place = normal_axis(axis, x.ndim, "split")
     length = x.shape[place]
-    if isinstance(sections, (int, np.integer)):
-        if sections < 1:
-            raise ValueError(f"split: into {sections} parts, expected at least one")
-        small, longer = divmod(length, int(sections))
-        cuts = [small * i + min(i, longer) for i in range(1, int(sections))]
+    if isinstance(indices_or_sections, (int, np.integer)):
+        if indices_or_sections < 1:
+            raise ValueError(f"split: into {indices_or_sections} parts, expected at least one")
+        small, longer = divmod(length, int(indices_or_sections))
+        cuts = [small * i + min(i, longer) for i in range(1, int(indices_or_sections))]
     else:
-        cuts = [int(i) for i in sections]
+        cuts = [int(i) for i in indices_or_sections]
     lead = (slice(None),) * place
     return [x[(*lead, slice(start, stop))] for start, stop in pairwise([0, *cuts, length])]
 
 
-def split(x: Any, sections: int | Sequence[int], /, axis: int = 0) -> list[Array]:
+def split(x: Any, /, indices_or_sections: int | Sequence[int], axis: int = 0) -> list[Array]:
     """Views of consecutive parts: so many equal ones, or cut before the indices given.
 
     >>> import dagrun as dr
@@ -178,9 +179,9 @@ def split(x: Any, sections: int | Sequence[int], /, axis: int = 0) -> list[Array
     """
     x = as_array(x)
     length = x.shape[normal_axis(axis, x.ndim, "split")]
-    if isinstance(sections, (int, np.integer)) and sections > 0 and length % sections:
-        raise ValueError(f"split: an axis of length {length} has no {sections} equal parts; use array_split")
-    return array_split(x, sections, axis)
+    if isinstance(indices_or_sections, (int, np.integer)) and indices_or_sections > 0 and length % indices_or_sections:
+        raise ValueError(f"split: an axis of length {length} has no {indices_or_sections} equal parts; use array_split")
+    return array_split(x, indices_or_sections, axis)
 
 
 def unstack(x: Any, /, *, axis: int = 0) -> tuple[Array, ...]:
@@ -190,10 +191,10 @@ def unstack(x: Any, /, *, axis: int = 0) -> tuple[Array, ...]:
     return tuple(x[(*lead, i)] for i in range(x.shape[len(lead)]))
 
 
-def tile(x: Any, repetitions: int | Sequence[int], /) -> Array:
+def tile(x: Any, /, reps: int | Sequence[int]) -> Array:
     """The array repeated so many times along each axis."""
     x = as_array(x)
-    counts = (repetitions,) if isinstance(repetitions, (int, np.integer)) else tuple(repetitions)
+    counts = (reps,) if isinstance(reps, (int, np.integer)) else tuple(reps)
     counts = (1,) * (x.ndim - len(counts)) + tuple(counts)
     own = (1,) * (len(counts) - x.ndim) + x.shape
     woven = tuple(n for pair in zip(counts, own, strict=True) for n in pair)
@@ -201,7 +202,7 @@ def tile(x: Any, repetitions: int | Sequence[int], /) -> Array:
     return reshape(broadcast_to(source, woven), tuple(c * n for c, n in zip(counts, own, strict=True)), copy=True)
 
 
-def repeat(x: Any, repeats: int | Sequence[int], /, axis: int | None = None) -> Array:
+def repeat(x: Any, /, repeats: int | Sequence[int], axis: int | None = None) -> Array:
     """Each element repeated so many times along an axis (of the flattened array where it is None).
 
     `repeats` is one number for all elements, or one for each of them.
@@ -225,7 +226,7 @@ def repeat(x: Any, repeats: int | Sequence[int], /, axis: int | None = None) -> 
     return reshape(broadcast_to(expand_dims(x, place + 1), shape), final, copy=True)
 
 
-def roll(x: Any, shift: Axes, /, axis: Axes | None = None) -> Array:
+def roll(x: Any, /, shift: Axes, axis: Axes | None = None) -> Array:
     """Elements moved by `shift` places along an axis, those that leave entering at the other end."""
     x = as_array(x)
     if axis is None:

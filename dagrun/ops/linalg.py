@@ -13,7 +13,7 @@ import numpy as np
 from dagrun.array import Array, as_array, asarray, extend, is_weak
 from dagrun.core import device_index, native
 from dagrun.devices import Device
-from dagrun.ops.elementwise import MOST_PLANS, cast_into, check_writable, fits, serve_slot
+from dagrun.ops.elementwise import MOST_PLANS, cast_into, check_writable, fits, serve_slot, written
 from dagrun.ops.manipulation import expand_dims, moveaxis, normal_axis, permute_dims, ravel, reshape
 from dagrun.ops.precision import narrow
 from dagrun.ops.products import product_bodies
@@ -143,14 +143,18 @@ def vecdot(x1: Any, x2: Any, /, *, axis: int = -1) -> Array:
     return reshape(product, product.shape[:-2])
 
 
-def dot(x1: Any, x2: Any, /) -> Array:
+def dot(x1: Any, x2: Any, /, out: Array | None = None) -> Array:
     """NumPy's dot: inner product of vectors, matrix product, or sum over the last and the last but one axis.
+
+    `out`: an array to write the result into.
 
     >>> import dagrun as dr
     >>> dr.dot(dr.asarray([1, 2]), dr.asarray([3, 4])).item()
     11
     """
     a, b, _ = _operands(x1, x2, "dot")
+    if out is not None:
+        return written(dot(a, b), out, "dot")
     if a.ndim == 0 or b.ndim == 0:
         return a * b
     if b.ndim > 2:

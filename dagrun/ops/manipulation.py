@@ -181,9 +181,10 @@ def permute_dims(x: Any, /, axes: Sequence[int]) -> Array:
     return _permute(as_array(x), tuple(axes))
 
 
-def transpose(x: Any, /, *axes: Any) -> Array:
-    """A view with the axes reversed, or in the order given."""
-    return _permute(as_array(x), None if not axes or axes == (None,) else _integers(axes))
+def transpose(x: Any, /, *order: Any, axes: Any = None) -> Array:
+    """A view with the axes reversed, or in the order given, one by one, as a sequence, or as `axes`."""
+    given = order or (axes,)
+    return _permute(as_array(x), None if given == (None,) else _integers(given))
 
 
 def matrix_transpose(x: Any, /) -> Array:
@@ -194,7 +195,7 @@ def matrix_transpose(x: Any, /) -> Array:
     return swapaxes(x, -1, -2)
 
 
-def swapaxes(x: Any, axis1: int, axis2: int, /) -> Array:
+def swapaxes(x: Any, /, axis1: int, axis2: int) -> Array:
     """A view with two axes exchanged."""
     x = as_array(x)
     order = list(range(x.ndim))
@@ -203,7 +204,7 @@ def swapaxes(x: Any, axis1: int, axis2: int, /) -> Array:
     return _permute(x, tuple(order))
 
 
-def moveaxis(x: Any, source: Axes, destination: Axes, /) -> Array:
+def moveaxis(x: Any, /, source: Axes, destination: Axes) -> Array:
     """A view with some axes moved to other places."""
     x = as_array(x)
     sources, targets = normal_axes(source, x.ndim, "moveaxis"), normal_axes(destination, x.ndim, "moveaxis")

@@ -20,6 +20,7 @@ from dagrun.ops import (
     assignment,
     comparing,
     creation,
+    cumulative,
     dtypes,
     einstein,
     indexing,
@@ -33,6 +34,7 @@ from dagrun.ops import (
     reductions,
     selection,
     sorting,
+    statistics,
 )
 from dagrun.ops.elementwise import Elementwise, make, record
 from dagrun.ops.promotion import by_ufunc
@@ -47,8 +49,8 @@ _METHODS: dict[tuple[str, str], Callable[..., Any]] = {
     ("minimum", "reduce"): reductions.min,
     ("logical_and", "reduce"): reductions.all,
     ("logical_or", "reduce"): reductions.any,
-    ("add", "accumulate"): reductions.cumulative_sum,
-    ("multiply", "accumulate"): reductions.cumulative_prod,
+    ("add", "accumulate"): cumulative.cumsum,
+    ("multiply", "accumulate"): cumulative.cumprod,
 }
 
 
@@ -182,10 +184,6 @@ def _by_numpy(function: Callable[..., Any], args: Sequence[Any], options: Mappin
 # ---- all other functions: __array_function__
 
 
-def _clip(a: Any, a_min: Any = None, a_max: Any = None, *, min: Any = None, max: Any = None) -> Any:
-    return selection.clip(a, a_min if min is None else min, a_max if max is None else max)
-
-
 def _size(a: Array, axis: int | Sequence[int] | None = None) -> int:
     if axis is None:
         return a.size
@@ -221,9 +219,10 @@ _NAMES: tuple[tuple[ModuleType, str], ...] = (
     (padding, "pad"),
     (
         reductions,
-        "all any argmax argmin count_nonzero cumprod cumsum cumulative_prod cumulative_sum max mean median min prod "
-        "std sum var",
+        "all any argmax argmin count_nonzero max mean min prod sum",
     ),
+    (cumulative, "cumprod cumsum cumulative_prod cumulative_sum"),
+    (statistics, "average corrcoef cov median percentile ptp quantile std var"),
     (selection, "argwhere nonzero where"),
     (sorting, "argsort searchsorted sort unique unique_values"),
 )
@@ -234,7 +233,7 @@ _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     np.amin: reductions.min,
     np.around: mathematics.round,
     np.broadcast_arrays: lambda *args: tuple(manipulation.broadcast_arrays(*args)),
-    np.clip: _clip,
+    np.clip: selection.clip,
     np.copyto: _copyto,
     np.meshgrid: lambda *args, indexing="xy": tuple(matrices.meshgrid(*args, indexing=indexing)),
     np.ndim: lambda a: a.ndim,

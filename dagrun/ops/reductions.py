@@ -1,4 +1,4 @@
-"""Reductions: sums, products, extremes, means, counts, and where the extremes are; cumulative sums and products."""
+"""Reductions: sums, products, extremes, means, counts, and where the extremes are."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from dagrun.array import Array, as_array, as_dtype, extend
 from dagrun.codegen.target import target
 from dagrun.core import device_index
 from dagrun.ops.creation import full
-from dagrun.ops.elementwise import MOST_PLANS, make, record_unary
-from dagrun.ops.manipulation import broadcast_to, normal_axes, normal_axis
-from dagrun.ops.mathematics import add, divide, maximum, minimum, multiply, subtract
-from dagrun.ops.promotion import by_ufunc
-from dagrun.ops.reducing import bodies_in_parts, cumulative_bodies, parts_on_gpu, reduction_bodies
+from dagrun.ops.elementwise import MOST_PLANS, written
+from dagrun.ops.manipulation import broadcast_to, normal_axes
+from dagrun.ops.mathematics import add, divide, maximum, minimum, multiply
+from dagrun.ops.reducing import bodies_in_parts, parts_on_gpu, reduction_bodies
 from dagrun.ops.selection import as_condition
 from dagrun.ops.selection import where as choose
 from dagrun.record import Gradients, Known, Memory, Operator, signature_for, submit
@@ -30,7 +29,7 @@ PARTS_BYTES = 1 << 16  # of arrays that a GPU may reduce in parts
 # `parts`: on a GPU, the number of parts of each result, and the dtype of these; they are a second result.
 
 
-def _infer(
+def infer_reduction(
     inputs: Sequence[Any], scalars: Sequence[Any], *, axes: tuple[int, ...], keepdims: bool, result: Any,
     parts: tuple[int, str] | None = None,
 ) -> Any:  # fmt: skip
@@ -42,7 +41,7 @@ def _infer(
     return (final, result), ((product_of(kept) * parts[0],), np.dtype(parts[1]))
 
 
-def _make(
+def make_reduction(
     name: str,
     function: Callable[..., Any],
     grad: Callable[..., Any] | None = None,
@@ -66,10 +65,10 @@ def _make(
             return bodies_in_parts(name, made, parts, inputs[0], attributes["axes"]) if target() == "cuda" else None
         return reduction_bodies(name, outputs[0], inputs[0], attributes["axes"], attributes["keepdims"])
 
-    return Operator(name, _infer, compute, lower, grad=None if grad is None else Gradients(grad))
+    return Operator(name, infer_reduction, compute, lower, grad=None if grad is None else Gradients(grad))
 
 
-def _spread(g: Any, call: Any, xp: Any) -> Any:
+def spread(g: Any, call: Any, xp: Any) -> Any:
     """A reduced array with its axes back, as a view of the operand's shape."""
     if not call["keepdims"]:
         g = xp.expand_dims(g, call["axes"])
@@ -91,50 +90,42 @@ def _prod_grad(g: Any, a: Any, call: Any, xp: Any) -> Any:
     before = xp.cumprod(xp.concatenate([one, flat[..., :-1]], -1), -1)
     after = xp.flip(xp.cumprod(xp.concatenate([one, xp.flip(flat, -1)[..., :-1]], -1), -1), -1)
     others = xp.permute_dims(xp.reshape(before * after, moved.shape), np.argsort(order))
-    return _spread(g, call, xp) * others
+    return spread(g, call, xp) * others
 
 
 def _extreme_grad(g: Any, a: Any, y: Any, call: Any, xp: Any) -> Any:
     """Shared evenly by equal extremes."""
-    taken = xp.equal(a, _spread(y, call, xp))
+    taken = xp.equal(a, spread(y, call, xp))
     count = xp.sum(taken, axis=call["axes"], keepdims=call["keepdims"], dtype=g.dtype)
-    return xp.where(taken, _spread(g / count, call, xp), 0.0)
+    return xp.where(taken, spread(g / count, call, xp), 0.0)
 
 
 def _mean_grad(g: Any, call: Any, xp: Any) -> Any:
     x = call.inputs[0]
-    return _spread(g / float(product_of([x.shape[axis] for axis in call["axes"]]) or 1), call, xp)
+    return spread(g / float(product_of([x.shape[axis] for axis in call["axes"]]) or 1), call, xp)
 
 
-def _sum_of_squares(x: Any, *, axis: tuple[int, ...], keepdims: bool, dtype: Any) -> Any:
-    squares: Any = np.square(x, dtype=dtype)
-    return squares.sum(axis=axis, keepdims=keepdims)
-
-
-SUM = _make("sum", np.sum, _spread, takes_dtype=True)
-PROD = _make("prod", np.prod, _prod_grad, takes_dtype=True)
-MEAN = _make("mean", np.mean, _mean_grad, takes_dtype=True)
-SUM_OF_SQUARES = _make(
-    "sum_of_squares", _sum_of_squares, lambda g, a, call, xp: _spread(g, call, xp) * (2 * a), takes_dtype=True
-)
-MAX = _make("max", np.max, _extreme_grad)
-MIN = _make("min", np.min, _extreme_grad)
-ALL = _make("all", np.all)
-ANY = _make("any", np.any)
-COUNT = _make("count_nonzero", np.count_nonzero)
-ARGMAX = _make("argmax", np.argmax, one_axis=True)
-ARGMIN = _make("argmin", np.argmin, one_axis=True)
+SUM = make_reduction("sum", np.sum, spread, takes_dtype=True)
+PROD = make_reduction("prod", np.prod, _prod_grad, takes_dtype=True)
+MEAN = make_reduction("mean", np.mean, _mean_grad, takes_dtype=True)
+MAX = make_reduction("max", np.max, _extreme_grad)
+MIN = make_reduction("min", np.min, _extreme_grad)
+ALL = make_reduction("all", np.all)
+ANY = make_reduction("any", np.any)
+COUNT = make_reduction("count_nonzero", np.count_nonzero)
+ARGMAX = make_reduction("argmax", np.argmax, one_axis=True)
+ARGMIN = make_reduction("argmin", np.argmin, one_axis=True)
 _NEED_ELEMENTS = (MAX, MIN, ARGMAX, ARGMIN)
 
 
-def _axes(x: Any, axis: Axis, name: str) -> tuple[int, ...]:
+def axes_of(x: Any, axis: Axis, name: str) -> tuple[int, ...]:
     """The axes to reduce, in order; `x` is an array or a layout."""
     return tuple(range(x.ndim)) if axis is None else tuple(sorted(normal_axes(axis, x.ndim, name)))
 
 
 @lru_cache(MOST_PLANS, typed=True)
 def _plan(op: Operator, base: Any, axis: Axis, keepdims: bool, result: np.dtype[Any]) -> Known:
-    axes = _axes(base, axis, op.name)
+    axes = axes_of(base, axis, op.name)
     if op in _NEED_ELEMENTS and 0 in [base.shape[i] for i in axes]:
         raise ValueError(
             f"{op.name}: an array of shape {base.shape} has no {op.name} over axis {axis}: it is empty there, "
@@ -146,7 +137,7 @@ def _plan(op: Operator, base: Any, axis: Axis, keepdims: bool, result: np.dtype[
 @lru_cache(MOST_PLANS, typed=True)
 def _plan_in_parts(op: Operator, base: Any, axis: Axis, keepdims: bool, result: np.dtype[Any]) -> Known | None:
     """The signature of a reduction in parts; None where one launch will do, or there is something to refuse."""
-    axes = _axes(base, axis, op.name)
+    axes = axes_of(base, axis, op.name)
     parts = parts_on_gpu(op.name, base, axes, result)
     if parts[0] == 1:
         return None
@@ -154,7 +145,7 @@ def _plan_in_parts(op: Operator, base: Any, axis: Axis, keepdims: bool, result: 
     return signature_for(op, (base,), attributes=attributes)
 
 
-def _reduce(op: Operator, x: Array, axis: Axis, keepdims: bool, result: np.dtype[Any]) -> Array:
+def reduce(op: Operator, x: Array, axis: Axis, keepdims: bool, result: np.dtype[Any]) -> Array:
     along = tuple(axis) if isinstance(axis, list) else axis
     if x._layout.nbytes >= PARTS_BYTES and x.device.kind == "cuda":
         in_parts = _plan_in_parts(op, x._layout, along, bool(keepdims), result)
@@ -189,19 +180,26 @@ def _reduce_some(
         if x.shape != shape:
             raise ValueError(f"{op.name}: a mask of shape {np.shape(where)} does not broadcast to the array's {shape}")
     if initial is None:
-        return _reduce(op, x, axis, keepdims, result)
-    axes = _axes(x, axis, op.name)
+        return reduce(op, x, axis, keepdims, result)
+    axes = axes_of(x, axis, op.name)
     if op in _NEED_ELEMENTS and 0 in [shape[i] for i in axes]:
-        ((final, _),) = _infer((x._layout,), (), axes=axes, keepdims=keepdims, result=result)
+        ((final, _),) = infer_reduction((x._layout,), (), axes=axes, keepdims=keepdims, result=result)
         return full(final, result.type(initial), device=x.device)
-    return _WITH_INITIAL[op](_reduce(op, x, axis, keepdims, result), result.type(initial))
+    return _WITH_INITIAL[op](reduce(op, x, axis, keepdims, result), result.type(initial))
 
 
 _BOOL, _INT64, _UINT64 = np.dtype(np.bool_), np.dtype(np.int64), np.dtype(np.uint64)
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
 
-def _sum_dtype(x: Array, dtype: Any) -> np.dtype[Any]:
+def dtype_into(out: Any, dtype: Any, name: str) -> np.dtype[Any]:
+    """The dtype that is summed in on the way into an array: its own, unless another is asked for."""
+    if type(out) is not Array:
+        raise TypeError(f"{name}: out is a {type(out).__name__}, expected a dagrun array")
+    return out.dtype if dtype is None else as_dtype(dtype)
+
+
+def sum_dtype(x: Array, dtype: Any) -> np.dtype[Any]:
     """NumPy's rule: booleans and integers are summed in int64, or uint64 where unsigned."""
     if dtype is not None:
         return as_dtype(dtype)
@@ -209,11 +207,19 @@ def _sum_dtype(x: Array, dtype: Any) -> np.dtype[Any]:
 
 
 def sum(
-    x: Any, /, axis: Axis = None, dtype: Any = None, *, keepdims: bool = False, initial: Any = None, where: Any = True
+    x: Any,
+    /,
+    axis: Axis = None,
+    dtype: Any = None,
+    out: Array | None = None,
+    keepdims: bool = False,
+    initial: Any = None,
+    where: Any = True,
 ) -> Array:
     """The sum over all elements, or over the axes given; small integers are summed in 64 bits.
 
-    Only elements where a mask is true are taken with `where`; the sum begins with `initial`. The order of additions
+    Only elements where a mask is true are taken with `where`; the sum begins with `initial`; `out` is an array of the
+    result's shape to write it into, in whose dtype it is summed unless `dtype` says otherwise. The order of additions
     depends on shape and strides alone, so the bits are the same on any number of lanes.
 
         >>> import dagrun as dr
@@ -221,92 +227,138 @@ def sum(
         array([4, 6])
     """
     x = as_array(x)
+    final = sum_dtype(x, dtype) if out is None else dtype_into(out, dtype, "sum")
+    if out is not None:
+        return written(sum(x, axis, final, None, keepdims, initial, where), out, "sum")
     if initial is not None or where is not True:
-        return _reduce_some(SUM, x, axis, keepdims, _sum_dtype(x, dtype), where, initial)
-    return _reduce(SUM, x, axis, keepdims, _sum_dtype(x, dtype))
+        return _reduce_some(SUM, x, axis, keepdims, final, where, initial)
+    return reduce(SUM, x, axis, keepdims, final)
 
 
 def prod(
-    x: Any, /, axis: Axis = None, dtype: Any = None, *, keepdims: bool = False, initial: Any = None, where: Any = True
+    x: Any,
+    /,
+    axis: Axis = None,
+    dtype: Any = None,
+    out: Array | None = None,
+    keepdims: bool = False,
+    initial: Any = None,
+    where: Any = True,
 ) -> Array:
     """The product over all elements, or over the axes given; small integers are multiplied in 64 bits.
 
     Only elements where a mask is true are taken with `where`; the product begins with `initial`.
     """
     x = as_array(x)
+    final = sum_dtype(x, dtype) if out is None else dtype_into(out, dtype, "prod")
+    if out is not None:
+        return written(prod(x, axis, final, None, keepdims, initial, where), out, "prod")
     if initial is not None or where is not True:
-        return _reduce_some(PROD, x, axis, keepdims, _sum_dtype(x, dtype), where, initial)
-    return _reduce(PROD, x, axis, keepdims, _sum_dtype(x, dtype))
+        return _reduce_some(PROD, x, axis, keepdims, final, where, initial)
+    return reduce(PROD, x, axis, keepdims, final)
 
 
-def max(x: Any, /, axis: Axis = None, *, keepdims: bool = False, initial: Any = None, where: Any = True) -> Array:
+def max(
+    x: Any,
+    /,
+    axis: Axis = None,
+    out: Array | None = None,
+    keepdims: bool = False,
+    initial: Any = None,
+    where: Any = True,
+) -> Array:
     """The largest element; NaN wins. ValueError where there is none.
 
     `initial` counts as one more element; with it `where` is a mask of those that are taken.
     """
     x = as_array(x)
+    if out is not None:
+        return written(max(x, axis, None, keepdims, initial, where), out, "max")
     if initial is not None or where is not True:
         return _reduce_some(MAX, x, axis, keepdims, x.dtype, where, initial)
-    return _reduce(MAX, x, axis, keepdims, x.dtype)
+    return reduce(MAX, x, axis, keepdims, x.dtype)
 
 
-def min(x: Any, /, axis: Axis = None, *, keepdims: bool = False, initial: Any = None, where: Any = True) -> Array:
+def min(
+    x: Any,
+    /,
+    axis: Axis = None,
+    out: Array | None = None,
+    keepdims: bool = False,
+    initial: Any = None,
+    where: Any = True,
+) -> Array:
     """The smallest element; NaN wins. ValueError where there is none.
 
     `initial` counts as one more element; with it `where` is a mask of those that are taken.
     """
     x = as_array(x)
+    if out is not None:
+        return written(min(x, axis, None, keepdims, initial, where), out, "min")
     if initial is not None or where is not True:
         return _reduce_some(MIN, x, axis, keepdims, x.dtype, where, initial)
-    return _reduce(MIN, x, axis, keepdims, x.dtype)
+    return reduce(MIN, x, axis, keepdims, x.dtype)
 
 
-def all(x: Any, /, axis: Axis = None, *, keepdims: bool = False, where: Any = True) -> Array:
+def all(x: Any, /, axis: Axis = None, out: Array | None = None, keepdims: bool = False, *, where: Any = True) -> Array:
     """Whether every element is true, of those where a mask is true."""
+    if out is not None:
+        return written(all(x, axis, None, keepdims, where=where), out, "all")
     if where is not True:
         return _reduce_some(ALL, as_array(x), axis, keepdims, _BOOL, where)
-    return _reduce(ALL, as_array(x), axis, keepdims, _BOOL)
+    return reduce(ALL, as_array(x), axis, keepdims, _BOOL)
 
 
-def any(x: Any, /, axis: Axis = None, *, keepdims: bool = False, where: Any = True) -> Array:
+def any(x: Any, /, axis: Axis = None, out: Array | None = None, keepdims: bool = False, *, where: Any = True) -> Array:
     """Whether some element is true, of those where a mask is true."""
+    if out is not None:
+        return written(any(x, axis, None, keepdims, where=where), out, "any")
     if where is not True:
         return _reduce_some(ANY, as_array(x), axis, keepdims, _BOOL, where)
-    return _reduce(ANY, as_array(x), axis, keepdims, _BOOL)
+    return reduce(ANY, as_array(x), axis, keepdims, _BOOL)
 
 
 def count_nonzero(x: Any, /, axis: Axis = None, *, keepdims: bool = False) -> Array:
     """How many elements are not zero."""
-    return _reduce(COUNT, as_array(x), axis, keepdims, _INT64)
+    return reduce(COUNT, as_array(x), axis, keepdims, _INT64)
 
 
 def _extreme_place(op: Operator, x: Array, axis: int | None, keepdims: bool) -> Array:
     if axis is None and x.ndim != 1:
-        flat = _reduce(op, x.reshape(-1), 0, False, _INT64)
+        flat = reduce(op, x.reshape(-1), 0, False, _INT64)
         return flat.reshape((1,) * x.ndim) if keepdims else flat
-    return _reduce(op, x, axis, keepdims, _INT64)
+    return reduce(op, x, axis, keepdims, _INT64)
 
 
-def argmax(x: Any, /, axis: int | None = None, *, keepdims: bool = False) -> Array:
+def argmax(x: Any, /, axis: int | None = None, out: Array | None = None, *, keepdims: bool = False) -> Array:
     """Where the largest element is, the first of equals (in the flattened array where `axis` is None).
 
     >>> import dagrun as dr
     >>> dr.argmax(dr.asarray([1, 9, 9])).item()
     1
     """
-    return _extreme_place(ARGMAX, as_array(x), axis, keepdims)
+    return written(_extreme_place(ARGMAX, as_array(x), axis, keepdims), out, "argmax")
 
 
-def argmin(x: Any, /, axis: int | None = None, *, keepdims: bool = False) -> Array:
+def argmin(x: Any, /, axis: int | None = None, out: Array | None = None, *, keepdims: bool = False) -> Array:
     """Where the smallest element is, the first of equals (in the flattened array where `axis` is None)."""
-    return _extreme_place(ARGMIN, as_array(x), axis, keepdims)
+    return written(_extreme_place(ARGMIN, as_array(x), axis, keepdims), out, "argmin")
 
 
-def _mean_dtype(x: Array, dtype: Any) -> np.dtype[Any]:
+def mean_dtype(x: Array, dtype: Any) -> np.dtype[Any]:
     return as_dtype(dtype) if dtype is not None else x.dtype if x.dtype.kind == "f" else _FLOAT64
 
 
-def mean(x: Any, /, axis: Axis = None, dtype: Any = None, *, keepdims: bool = False, where: Any = True) -> Array:
+def mean(
+    x: Any,
+    /,
+    axis: Axis = None,
+    dtype: Any = None,
+    out: Array | None = None,
+    keepdims: bool = False,
+    *,
+    where: Any = True,
+) -> Array:
     """The mean; float64 for integers, summed in float32 for float16. NaN where there are no elements.
 
     With `where` that of the elements where a mask is true.
@@ -316,163 +368,18 @@ def mean(x: Any, /, axis: Axis = None, dtype: Any = None, *, keepdims: bool = Fa
     array([1.5, 3.5])
     """
     x = as_array(x)
-    result = _mean_dtype(x, dtype)
+    if out is not None:
+        return written(mean(x, axis, dtype, None, keepdims, where=where), out, "mean")
+    result = mean_dtype(x, dtype)
     if where is not True:
         mask = broadcast_to(as_condition(where, x), x.shape)
         wide = _FLOAT32 if result == np.float16 else result if result.kind == "f" else _FLOAT64
         total = _reduce_some(SUM, x, axis, keepdims, wide, mask)
         return divide(total, count_nonzero(mask, axis, keepdims=keepdims).astype(wide)).astype(result, copy=False)
     if result.kind != "f":
-        return _reduce(MEAN, x, axis, keepdims, _FLOAT64).astype(result)
-    return _reduce(MEAN, x, axis, keepdims, result)
+        return reduce(MEAN, x, axis, keepdims, _FLOAT64).astype(result)
+    return reduce(MEAN, x, axis, keepdims, result)
 
-
-def var(
-    x: Any,
-    /,
-    axis: Axis = None,
-    dtype: Any = None,
-    *,
-    correction: float = 0.0,
-    keepdims: bool = False,
-    ddof: float | None = None,
-) -> Array:
-    """The variance, in two passes; `correction` (NumPy's ddof) is taken from the number of elements.
-
-    >>> import dagrun as dr
-    >>> dr.var(dr.asarray([1.0, 3.0]), correction=1).item()
-    2.0
-    """
-    x = as_array(x)
-    result = _mean_dtype(x, dtype)
-    wide = _FLOAT32 if result == np.float16 else result
-    axes = _axes(x, axis, "var")
-    centred = subtract(x.astype(wide, copy=False), _reduce(MEAN, x, axes, True, wide))
-    freedom = product_of([x.shape[i] for i in axes]) - (correction if ddof is None else ddof)
-    total = _reduce(SUM_OF_SQUARES, centred, axes, keepdims, wide)
-    return divide(total, float(freedom) if freedom > 0 else 0.0).astype(result, copy=False)
-
-
-def sum_of_squares(x: Array) -> Array:
-    """The sum of the squares of all elements, without a temporary; of float16 arrays in float32."""
-    return _reduce(SUM_OF_SQUARES, x, None, False, _FLOAT32 if x.dtype.itemsize == 2 else x.dtype)
-
-
-# Where all elements are equal the slope of the root is infinite and that of the variance 0: taken as 0, as in PyTorch.
-_ROOT = make("sqrt", np.sqrt, by_ufunc(np.sqrt), grad=(lambda g, y, xp: xp.where(y > 0, g / (2 * y), 0.0),))
-
-
-def std(
-    x: Any,
-    /,
-    axis: Axis = None,
-    dtype: Any = None,
-    *,
-    correction: float = 0.0,
-    keepdims: bool = False,
-    ddof: float | None = None,
-) -> Array:
-    """The standard deviation: the square root of `var`."""
-    return record_unary(_ROOT, var(x, axis, dtype=dtype, correction=correction, keepdims=keepdims, ddof=ddof))
-
-
-def _median(xp: Any, x: Any, *, axes: tuple[int, ...], keepdims: bool, result: Any) -> Any:
-    return xp.median(x, axis=axes, keepdims=keepdims)
-
-
-def _median_grad(g: Any, a: Any, call: Any, xp: Any) -> Any:
-    """Half to each of the two elements in the middle, which are one where their number is odd."""
-    axes = call["axes"]
-    kept = [axis for axis in range(a.ndim) if axis not in axes]
-    order = (*kept, *axes)
-    moved = xp.permute_dims(a, order)
-    flat = xp.reshape(moved, (*[a.shape[axis] for axis in kept], product_of([a.shape[axis] for axis in axes])))
-    count = flat.shape[-1]
-    if not count:
-        return None
-    places = xp.argsort(xp.argsort(flat, -1), -1)
-    share = 0.5 * xp.equal(places, (count - 1) // 2) + 0.5 * xp.equal(places, count // 2)
-    share = xp.permute_dims(xp.reshape(share, moved.shape), np.argsort(order))
-    return _spread(g, call, xp) * share
-
-
-MEDIAN = Operator("median", _infer, _median, grad=Gradients(_median_grad))
-
-
-def median(x: Any, /, axis: Axis = None, *, keepdims: bool = False) -> Array:
-    """The middle element in order, or the mean of the two middle ones; NaN where one is NaN or there are none."""
-    x = as_array(x)
-    return _reduce(MEDIAN, x, axis, keepdims, _mean_dtype(x, None))
-
-
-# ---- cumulative
-
-
-def _make_cumulative(name: str, function: Callable[..., Any], grad: Callable[..., Any]) -> Operator:
-    return Operator(
-        name,
-        lambda inputs, scalars, axis, result: ((inputs[0].shape, result),),
-        lambda xp, x, axis, result: function(x, axis=axis, dtype=result),
-        lambda outputs, inputs, scalars, axis, result: cumulative_bodies(name, outputs[0], inputs[0], axis),
-        grad=Gradients(grad),
-    )
-
-
-def _from_end(g: Any, axis: int, xp: Any) -> Any:
-    return xp.flip(xp.cumsum(xp.flip(g, axis), axis), axis)
-
-
-def _cumprod_grad(g: Any, a: Any, call: Any, xp: Any) -> Any:
-    """For each element the sum over later places of g times the product without it.
-
-    With h_i = g_i + a_(i+1) h_(i+1) that sum is h_i times the product before i: no division, so zeros are no exception.
-    """
-    axis = call["axis"]
-    length = a.shape[axis]
-    lead = (slice(None),) * axis
-    if not length:
-        return None
-    sums = [None] * length
-    for i in reversed(range(length)):
-        own = g[(*lead, slice(i, i + 1))]
-        sums[i] = own if i == length - 1 else own + a[(*lead, slice(i + 1, i + 2))] * sums[i + 1]
-    one = xp.ones_like(a[(*lead, slice(0, 1))])
-    before = xp.cumprod(xp.concatenate([one, a[(*lead, slice(0, length - 1))]], axis), axis)
-    return before * xp.concatenate(sums, axis)
-
-
-CUMSUM = _make_cumulative("cumsum", np.cumsum, lambda g, call, xp: _from_end(g, call["axis"], xp))
-CUMPROD = _make_cumulative("cumprod", np.cumprod, _cumprod_grad)
-
-
-@lru_cache(MOST_PLANS, typed=True)
-def _cumulative_plan(op: Operator, base: Any, axis: int, result: np.dtype[Any]) -> Known:
-    return signature_for(op, (base,), attributes=(("axis", normal_axis(axis, base.ndim, op.name)), ("result", result)))
-
-
-def _accumulate(op: Operator, x: Array, axis: int | None, dtype: Any) -> Array:
-    if axis is None:
-        x, axis = x.reshape(-1), 0
-    known = _cumulative_plan(op, x._layout, axis, _sum_dtype(x, dtype))
-    return submit(known, (x,), device_index(x.device))
-
-
-def cumulative_sum(x: Any, /, axis: int | None = None, dtype: Any = None) -> Array:
-    """The running sum along an axis (of the flattened array where it is None).
-
-    >>> import dagrun as dr
-    >>> dr.cumulative_sum(dr.asarray([1, 2, 3]))
-    array([1, 3, 6])
-    """
-    return _accumulate(CUMSUM, as_array(x), axis, dtype)
-
-
-def cumulative_prod(x: Any, /, axis: int | None = None, dtype: Any = None) -> Array:
-    """The running product along an axis (of the flattened array where it is None)."""
-    return _accumulate(CUMPROD, as_array(x), axis, dtype)
-
-
-cumsum, cumprod = cumulative_sum, cumulative_prod
 
 extend(
     sum=sum,
@@ -484,8 +391,4 @@ extend(
     argmax=argmax,
     argmin=argmin,
     mean=mean,
-    var=var,
-    std=std,
-    cumsum=cumsum,
-    cumprod=cumprod,
 )

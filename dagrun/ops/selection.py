@@ -55,14 +55,26 @@ def as_condition(condition: Any, *others: Any) -> Array:
     return condition if condition.dtype == np.bool_ else condition != 0
 
 
-def clip(x: Any, /, min: Any = None, max: Any = None, *, out: Array | None = None) -> Array:
-    """x limited to [min, max]; either may be None.
+def clip(
+    x: Any,
+    /,
+    a_min: Any = None,
+    a_max: Any = None,
+    out: Array | None = None,
+    *,
+    min: Any = None,
+    max: Any = None,
+) -> Array:
+    """x limited to [a_min, a_max], also named `min` and `max`; either may be None.
 
     >>> import dagrun as dr
     >>> dr.clip(dr.asarray([-2, 0, 9]), 0, 5)
     array([0, 0, 5])
     """
     x = x if isinstance(x, Array) else asarray(x)
+    if (a_min is not None and min is not None) or (a_max is not None and max is not None):
+        raise ValueError("clip: a bound is given twice, expected one of a_min and min, one of a_max and max")
+    min, max = a_min if min is None else min, a_max if max is None else max
     if x.dtype.kind in "iu":  # a bound beyond the dtype limits nothing
         low, high = bounds(x.dtype)
         min = None if is_weak(min) and min <= low else min
@@ -110,5 +122,5 @@ def argwhere(x: Any, /) -> Array:
 
 extend(
     nonzero=nonzero,
-    clip=lambda self, min=None, max=None, **options: clip(self, min, max, **options),
+    clip=lambda self, min=None, max=None, out=None: clip(self, min, max, out),
 )

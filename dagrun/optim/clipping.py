@@ -12,7 +12,7 @@ from dagrun.ops import abs as absolute
 from dagrun.ops import empty_like, minimum, sqrt, stack, zeros
 from dagrun.ops import max as largest
 from dagrun.ops import sum as total
-from dagrun.ops.reductions import sum_of_squares
+from dagrun.ops.statistics import sum_of_squares
 from dagrun.ops.updates import Update, record_update
 
 _SCALED = Update.of("scale gradient", lambda xp, new, g, factor: (g * factor,), 1)

@@ -8,7 +8,7 @@ from typing import Any
 
 from dagrun.array import Array
 from dagrun.ops import empty_like, sqrt, where
-from dagrun.ops.reductions import sum_of_squares
+from dagrun.ops.statistics import sum_of_squares
 from dagrun.ops.updates import Update
 from dagrun.optim.optimizer import NOT_NEGATIVE, SHARE, ElementwiseOptimizer, Group, Number
 

@@ -110,7 +110,14 @@ CASES: list[Case] = [
         Case(name, lambda x, name=name, axis=axis: getattr(dr, name)(x, axis=axis))
         for name in ("cumsum", "cumulative_sum", "cumprod", "cumulative_prod")
         for axis in (None, 0, 1)
+        if axis is not None or name in ("cumsum", "cumprod")
     ],
+    Case("cumulative_sum", lambda x: dr.cumulative_sum(x, 1, include_initial=True)),
+    Case("cumulative_prod", lambda x: dr.cumulative_prod(x, 0, include_initial=True)),
+    Case("var", lambda x: dr.var(x, 1, where=MASK)), Case("std", lambda x: dr.std(x, where=MASK)),
+    Case("average", lambda x, w: dr.average(x, 1, w), ((3, 4), (4,)), _POSITIVE),
+    Case("ptp", lambda x: dr.ptp(x, 1)), Case("quantile", lambda x: dr.quantile(x, [0.3, 0.9], 1)),
+    Case("percentile", lambda x: dr.percentile(x, 40)), Case("cov", dr.cov), Case("corrcoef", dr.corrcoef),
     Case("where", lambda x, y: dr.where(dr.asarray(MASK, device=x.device), x, y), ((3, 4), (4,))),
     Case("where", lambda x: dr.where(x > 0, x * x, 1.0), any_shape=True),
     Case("clip", lambda x: dr.clip(x, -0.7, 0.8), any_shape=True),
@@ -201,7 +208,7 @@ WITHOUT = {
     "bitwise_invert", "bitwise_left_shift", "bitwise_or", "bitwise_right_shift", "bitwise_xor", "can_cast",
     "count_nonzero", "empty", "empty_like", "equal", "eye", "finfo", "from_dlpack", "full_like", "greater",
     "greater_equal", "iinfo", "invert", "isclose", "isdtype", "isfinite", "isinf", "isnan", "left_shift", "less",
-    "less_equal", "linspace", "logical_and", "logical_not", "logical_or", "logical_xor", "nonzero", "not_equal", "ones",
+    "less_equal", "linspace", "logspace", "geomspace", "logical_and", "logical_not", "logical_or", "logical_xor", "nonzero", "not_equal", "ones",
     "ones_like", "result_type", "right_shift", "searchsorted", "signbit", "zeros", "zeros_like", "custom_op", "array",
     "full",
 }  # fmt: skip

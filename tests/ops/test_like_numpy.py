@@ -1,0 +1,142 @@
+"""Calls written as NumPy users write them, on dagrun and on NumPy: the same values, dtypes, shapes and errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from ops.arrays import placed
+
+import dagrun as dr
+
+DTYPES = ["bool", "int8", "int64", "uint64", "float16", "float32", "float64"]
+Call = Callable[..., Any]  # of a namespace (numpy or dagrun) and two arrays with two axes
+
+CALLS: dict[str, Call] = {
+    # keywords by NumPy's names
+    "transpose(axes=)": lambda xp, x, y: xp.transpose(x, axes=(1, 0)),
+    "swapaxes(axis1=)": lambda xp, x, y: xp.swapaxes(x, axis1=0, axis2=1),
+    "moveaxis(source=)": lambda xp, x, y: xp.moveaxis(x, source=0, destination=-1),
+    "repeat(repeats=)": lambda xp, x, y: xp.repeat(x, repeats=2, axis=1),
+    "tile(reps=)": lambda xp, x, y: xp.tile(x, reps=(2, 1, 2)),
+    "roll(shift=)": lambda xp, x, y: xp.roll(x, shift=2, axis=0),
+    "split(indices)": lambda xp, x, y: xp.split(x, indices_or_sections=[1, 2], axis=1),
+    "take(indices=)": lambda xp, x, y: xp.take(x, indices=[0, 2], axis=1),
+    "take_along_axis": lambda xp, x, y: xp.take_along_axis(x, indices=xp.argsort(x, axis=1), axis=1),
+    "clip(a_min=)": lambda xp, x, y: xp.clip(x, a_min=0, a_max=1),
+    "clip(min=)": lambda xp, x, y: xp.clip(x, min=0),
+    "arange": lambda xp, x, y: xp.arange(start=1, stop=7, step=2, dtype=x.dtype),
+    "arange(places)": lambda xp, x, y: xp.arange(1, 7, 2, "float32"),
+    "linspace": lambda xp, x, y: xp.linspace(start=0, stop=1, num=5, endpoint=False),
+    "linspace(arrays)": lambda xp, x, y: xp.linspace(x[0], x[1], 4, axis=1),
+    "logspace": lambda xp, x, y: xp.logspace(0, 3, 4, base=2),
+    "geomspace": lambda xp, x, y: xp.geomspace(1, 81, num=5),
+    "eye": lambda xp, x, y: xp.eye(N=3, M=4, k=1, dtype=x.dtype),
+    "full_like(shape=)": lambda xp, x, y: xp.full_like(x, fill_value=1, shape=(2, 2)),
+    "zeros_like(shape=)": lambda xp, x, y: xp.zeros_like(x, shape=3),
+    # reductions
+    "var(ddof)": lambda xp, x, y: xp.var(x, axis=0, ddof=1, keepdims=True),
+    "std(correction)": lambda xp, x, y: xp.std(x, axis=1, correction=1),
+    "std(where)": lambda xp, x, y: xp.std(x, where=x > y),
+    "var(where, axis)": lambda xp, x, y: xp.var(x, axis=0, where=x >= y, ddof=1),
+    "var(mean)": lambda xp, x, y: xp.var(x, axis=1, mean=xp.mean(x, axis=1, keepdims=True)),
+    "sum(places)": lambda xp, x, y: xp.sum(x, 0, "float64", None, True),
+    "max(places)": lambda xp, x, y: xp.max(x, 1, None, True),
+    "cumulative_sum": lambda xp, x, y: xp.cumulative_sum(x, axis=1, include_initial=True),
+    "cumulative_prod": lambda xp, x, y: xp.cumulative_prod(x, axis=0, include_initial=True),
+    "cumulative_sum(no axis)": lambda xp, x, y: xp.cumulative_sum(x),
+    "average": lambda xp, x, y: xp.average(x, axis=0),
+    "average(weights)": lambda xp, x, y: xp.average(x, axis=1, weights=[1.0, 2.0, 3.0, 4.0, 0.5]),
+    "average(returned)": lambda xp, x, y: xp.average(x, weights=y * y + 1, returned=True),
+    "average(misfit)": lambda xp, x, y: xp.average(x, axis=0, weights=[1.0, 2.0]),
+    "ptp": lambda xp, x, y: xp.ptp(x, axis=1),
+    "median": lambda xp, x, y: xp.median(x, 1, None, False, True),
+    "quantile": lambda xp, x, y: xp.quantile(x, 0.3),
+    "quantile(several)": lambda xp, x, y: xp.quantile(x, [0.0, 0.25, 0.9, 1.0], axis=1),
+    "quantile(out of range)": lambda xp, x, y: xp.quantile(x, 1.5),
+    "percentile": lambda xp, x, y: xp.percentile(x, [10, 50], axis=0, keepdims=True),
+    **{
+        f"quantile({m})": lambda xp, x, y, m=m: xp.quantile(x, [0.1, 0.4, 0.77], axis=1, method=m)
+        for m in ("lower", "higher", "midpoint", "nearest", "hazen", "weibull", "median_unbiased", "normal_unbiased")
+    },
+    "cov": lambda xp, x, y: xp.cov(x),
+    "cov(y)": lambda xp, x, y: xp.cov(x[0], y[1], bias=True),
+    "cov(columns)": lambda xp, x, y: xp.cov(x, rowvar=False, ddof=0),
+    "corrcoef": lambda xp, x, y: xp.corrcoef(x, y),
+}
+
+
+def operands(dtype: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Small numbers, some of them equal; the first array is strided backwards, the second transposed."""
+    rng = np.random.default_rng(seed)
+    low = 0 if np.dtype(dtype).kind in "bu" else -3
+    x, y = rng.integers(low, 4, (4, 10)), rng.integers(low, 4, (5, 4))
+    if np.dtype(dtype).kind == "f":
+        x, y = x + np.round(rng.random(x.shape), 2), y + np.round(rng.random(y.shape), 2)
+    return x.astype(dtype)[:, ::-2], y.astype(dtype).T
+
+
+def outcome(call: Call, xp: Any, x: Any, y: Any) -> Any:
+    """What a call gives, or the type of what it raises."""
+    try:
+        with np.errstate(all="ignore"):
+            found = call(xp, x, y)
+            return (
+                [part.wait() if isinstance(part, dr.Array) else part for part in found]
+                if isinstance(found, (tuple, list))
+                else [found.wait() if isinstance(found, dr.Array) else found]
+            )
+    except Exception as error:
+        return type(error)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", CALLS)
+def test_like_numpy(name: str) -> None:
+    for number, dtype in enumerate(DTYPES):
+        x, y = operands(dtype, number)
+        expected = outcome(CALLS[name], np, x, y)
+        actual = outcome(CALLS[name], dr, placed(x), placed(y))
+        context = f"{name} of {dtype}: {actual}, NumPy gives {expected}"
+        if isinstance(expected, type):
+            assert isinstance(actual, type) and issubclass(actual, expected), context
+            continue
+        assert not isinstance(actual, type) and len(actual) == len(expected), context
+        for mine, theirs in zip(actual, expected, strict=True):
+            assert not isinstance(mine, dr.Array) or mine.dtype == np.asarray(theirs).dtype, context
+            values, theirs = np.asarray(mine), np.asarray(theirs)
+            assert values.shape == theirs.shape, context
+            if theirs.dtype.kind == "f":
+                unit = 16 * np.finfo(theirs.dtype).eps
+                np.testing.assert_allclose(values, theirs, rtol=unit, atol=unit, err_msg=context)
+            else:
+                np.testing.assert_array_equal(values, theirs, err_msg=context)
+
+
+def test_results_are_written_where_out_says() -> None:
+    x = dr.asarray([[1.0, 2.0], [3.0, 5.0]])
+    for name in ("sum", "prod", "max", "min", "mean", "var", "std", "median", "ptp", "cumsum", "cumprod"):
+        for dtype in ("float32", "float64"):
+            whole = getattr(np, name)(x.numpy(), axis=0)
+            out = dr.empty(whole.shape, dtype)
+            assert getattr(dr, name)(x, axis=0, out=out) is out
+            np.testing.assert_allclose(out.numpy(), whole, rtol=1e-6)
+    for name in ("all", "any", "argmax", "argmin"):
+        out = dr.empty(2, getattr(np, name)(x.numpy(), 0).dtype)
+        assert getattr(dr, name)(x, axis=0, out=out) is out
+        np.testing.assert_array_equal(out.numpy(), getattr(np, name)(x.numpy(), 0))
+    both = dr.empty((2, 4))
+    assert dr.concatenate([x, x], 1, both) is both and both.numpy()[1].tolist() == [3, 5, 3, 5]
+    assert dr.dot(x, x, out=dr.empty((2, 2))).tolist() == (x.numpy() @ x.numpy()).tolist()
+    with pytest.raises(ValueError, match=r"out has shape \(3,\), expected \(2,\)"):
+        dr.max(x, axis=0, out=dr.empty(3))
+    with pytest.raises(TypeError, match="same_kind"):
+        dr.mean(x, axis=0, out=dr.empty(2, "int64"))
+    with pytest.raises(TypeError, match="out is a list"):
+        dr.sum(x, axis=0, out=[0.0, 0.0])
+    with pytest.raises(ValueError, match="given twice"):
+        dr.clip(x, 0, min=1)
+    with pytest.raises(ValueError, match="two names of one number"):
+        dr.var(x, ddof=1, correction=2)
