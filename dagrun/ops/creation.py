@@ -188,7 +188,9 @@ def linspace(
     array([0.  , 0.25, 0.5 , 0.75, 1.  ])
     """
     final = None if dtype is None else as_dtype(dtype)
-    values, step = np.linspace(*_read(start, stop), num, endpoint, True, final, axis)
+    first, last = _read(start, stop)
+    spaced: Any = np.linspace  # its overloads do not know a dtype that may be None
+    values, step = spaced(first, last, num, endpoint, True, final, axis)
     made = leaf(asarray(values, device=device), requires_grad)
     return (made, step) if retstep else made
 
@@ -239,7 +241,8 @@ def geomspace(
     array([1., 2., 4., 8.])
     """
     final = None if dtype is None else as_dtype(dtype)
-    values = np.geomspace(*_read(start, stop), num, endpoint, final, axis)
+    first, last = _read(start, stop)
+    values: Any = np.geomspace(first, last, num, endpoint, final, axis)
     return leaf(asarray(values, device=device), requires_grad)
 
 

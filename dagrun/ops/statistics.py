@@ -227,7 +227,9 @@ def quantile(
     elif x.dtype == np.bool_:
         raise TypeError(f"quantile: {method!r} interpolates, expected numbers, not booleans; take a cast of them")
     else:
-        found = _between(low.astype(exact, copy=False), take(line, np.ceil(places).astype(np.int64), -1), share)
+        if x.dtype.kind != "f":
+            line, low = line.astype(exact), low.astype(exact)
+        found = _between(low, take(line, np.ceil(places).astype(np.int64), -1), share).astype(exact, copy=False)
     if x.dtype.kind == "f":  # NaN are last in order
         some = isnan(line[..., -1:])
         found = choose(reshape(some, (*some.shape[:-1], *(1,) * wanted.ndim)), float("nan"), found)

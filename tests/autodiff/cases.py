@@ -208,9 +208,9 @@ WITHOUT = {
     "bitwise_invert", "bitwise_left_shift", "bitwise_or", "bitwise_right_shift", "bitwise_xor", "can_cast",
     "count_nonzero", "empty", "empty_like", "equal", "eye", "finfo", "from_dlpack", "full_like", "greater",
     "greater_equal", "iinfo", "invert", "isclose", "isdtype", "isfinite", "isinf", "isnan", "left_shift", "less",
-    "less_equal", "linspace", "logspace", "geomspace", "logical_and", "logical_not", "logical_or", "logical_xor", "nonzero", "not_equal", "ones",
+    "less_equal", "linspace", "logical_and", "logical_not", "logical_or", "logical_xor", "nonzero", "not_equal", "ones",
     "ones_like", "result_type", "right_shift", "searchsorted", "signbit", "zeros", "zeros_like", "custom_op", "array",
-    "full",
+    "full", "logspace", "geomspace",
 }  # fmt: skip
 
 # Modules whose operators are swept with the layers and optimizers that they are made for: tests/nn, tests/optim.
