@@ -38,6 +38,7 @@ from dagrun.core import empty_cache, engine, engine_stats, memory_report, memory
 from dagrun.devices import Device, default_device, device, devices
 from dagrun.errors import DagrunError, DeviceError, OperationError
 from dagrun.ops import *  # noqa: F403
+from dagrun.ops import linalg as linalg
 from dagrun.ops import random as random
 
 # Imported on first use, so that `import dagrun` stays fast.

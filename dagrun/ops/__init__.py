@@ -1,8 +1,8 @@
 """Operators and their user functions, one concept per file: the record of each, and just below it what users call."""
 
 from dagrun.ops import assignment as assignment
+from dagrun.ops import linalg, random
 from dagrun.ops import protocols as protocols
-from dagrun.ops import random
 from dagrun.ops.assignment import (
     put_along_axis,
 )
@@ -85,12 +85,15 @@ from dagrun.ops.joining import (
     unstack,
     vstack,
 )
-from dagrun.ops.linalg import (
+from dagrun.ops.linalg.products import (
+    cross,
     dot,
     inner,
+    kron,
     matmul,
     outer,
     tensordot,
+    vdot,
     vecdot,
 )
 from dagrun.ops.manipulation import (
@@ -317,6 +320,7 @@ __all__ = [
     "cosh",
     "count_nonzero",
     "cov",
+    "cross",
     "cumprod",
     "cumsum",
     "cumulative_prod",
@@ -376,9 +380,11 @@ __all__ = [
     "isfinite",
     "isinf",
     "isnan",
+    "kron",
     "left_shift",
     "less",
     "less_equal",
+    "linalg",
     "linspace",
     "log",
     "log1p",
@@ -473,6 +479,7 @@ __all__ = [
     "unique_values",
     "unstack",
     "var",
+    "vdot",
     "vecdot",
     "vstack",
     "where",

@@ -11,7 +11,7 @@ import numpy as np
 
 from dagrun.array import Array, as_array
 from dagrun.ops.elementwise import MOST_PLANS
-from dagrun.ops.linalg import matmul
+from dagrun.ops.linalg.products import matmul
 from dagrun.ops.manipulation import diagonal, expand_dims, permute_dims, reshape, squeeze
 from dagrun.ops.reductions import any as any_of
 from dagrun.ops.reductions import sum as sum_of

@@ -25,7 +25,6 @@ from dagrun.ops import (
     einstein,
     indexing,
     joining,
-    linalg,
     manipulation,
     mathematics,
     matrices,
@@ -37,11 +36,12 @@ from dagrun.ops import (
     statistics,
 )
 from dagrun.ops.elementwise import Elementwise, make, record
+from dagrun.ops.linalg import products
 from dagrun.ops.promotion import by_ufunc
 
 # ---- functions of elements: __array_ufunc__
 
-_CALLS: dict[str, Callable[..., Any]] = mathematics.UFUNCS | {"matmul": linalg.matmul, "vecdot": linalg.vecdot}
+_CALLS: dict[str, Callable[..., Any]] = mathematics.UFUNCS | {"matmul": products.matmul, "vecdot": products.vecdot}
 _METHODS: dict[tuple[str, str], Callable[..., Any]] = {
     ("add", "reduce"): reductions.sum,
     ("multiply", "reduce"): reductions.prod,
@@ -208,7 +208,7 @@ _NAMES: tuple[tuple[ModuleType, str], ...] = (
     (einstein, "einsum"),
     (indexing, "take take_along_axis"),
     (joining, "array_split concatenate hstack repeat roll split stack tile unstack vstack"),
-    (linalg, "dot inner outer tensordot"),
+    (products, "cross dot inner kron vdot outer tensordot"),
     (
         manipulation,
         "atleast_1d atleast_2d broadcast_to diagonal expand_dims flip matrix_transpose moveaxis ravel squeeze swapaxes",

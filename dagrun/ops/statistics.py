@@ -12,7 +12,7 @@ from dagrun.ops.creation import full
 from dagrun.ops.elementwise import make, record_unary, written
 from dagrun.ops.indexing import take
 from dagrun.ops.joining import concatenate
-from dagrun.ops.linalg import matmul
+from dagrun.ops.linalg.products import matmul
 from dagrun.ops.manipulation import atleast_2d, broadcast_to, diagonal, expand_dims, normal_axis, permute_dims, reshape
 from dagrun.ops.mathematics import divide, isnan, maximum, multiply, sqrt, subtract
 from dagrun.ops.promotion import by_ufunc

@@ -78,6 +78,16 @@ def _put_along(x: Any, values: Any) -> Any:
     return y * x
 
 
+def regular(x: Any) -> Any:
+    """Matrices far from singular."""
+    return x + 5 * dr.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+
+
+def symmetric(x: Any) -> Any:
+    """Positive definite matrices, none of whose eigenvalues are equal."""
+    return x @ x.mT + dr.diag(dr.arange(1.0, x.shape[-1] + 1, device=x.device).astype(x.dtype))
+
+
 INDEX = [2, 0, 2, -1]
 ALONG = np.random.default_rng(3).integers(0, 4, (3, 5))
 MASK = np.random.default_rng(4).random((3, 4)) > 0.5
@@ -134,6 +144,25 @@ CASES: list[Case] = [
     Case("outer", dr.outer, ((3,), (4,))),
     Case("tensordot", lambda x, y: dr.tensordot(x, y, 1), ((2, 3, 4), (4, 2))),
     Case("vecdot", dr.vecdot, ((3, 4), (3, 4))),
+    Case("cross", dr.cross, ((2, 3), (2, 3))), Case("kron", dr.kron, ((2, 3), (3, 2))),
+    Case("vdot", dr.vdot, ((3,), (3,))),
+    Case("inv", lambda x: dr.linalg.inv(regular(x)), ((2, 3, 3),)),
+    Case("solve", lambda x, y: dr.linalg.solve(regular(x), y), ((3, 3), (3,))),
+    Case("solve", lambda x, y: dr.linalg.solve(regular(x), y), ((2, 3, 3), (3, 2))),
+    Case("det", lambda x: dr.linalg.det(regular(x)), ((2, 3, 3),)),
+    Case("slogdet", lambda x: dr.linalg.slogdet(regular(x)).logabsdet, ((2, 3, 3),)),
+    Case("pinv", dr.linalg.pinv, ((4, 2),)), Case("pinv", dr.linalg.pinv, ((2, 4),)),
+    Case("cholesky", lambda x: dr.linalg.cholesky(symmetric(x)), ((2, 3, 3),)),
+    Case("cholesky", lambda x: dr.linalg.cholesky(symmetric(x), upper=True), ((3, 3),)),
+    Case("qr", lambda x: dr.concat(dr.linalg.qr(x)), ((4, 2),)), Case("qr", lambda x: dr.linalg.qr(x)[1], ((3, 3),)),
+    Case("svd", lambda x: dr.multiply(*dr.linalg.svd(x, False)[:2]), ((4, 2),)),
+    Case("svd", lambda x: dr.linalg.svdvals(x) * dr.linalg.svd(x, False)[2].T, ((2, 3),)),
+    Case("svdvals", dr.linalg.svdvals),
+    Case("eigh", lambda x: dr.multiply(*dr.linalg.eigh(symmetric(x))), ((3, 3),)),
+    Case("norm", dr.linalg.norm), Case("norm", lambda x: dr.linalg.norm(x, 3, axis=1)),
+    Case("norm", lambda x: dr.linalg.norm(x, "nuc")), Case("norm", lambda x: dr.linalg.norm(x, 1)),
+    Case("multi_dot", lambda x, y: dr.linalg.multi_dot([x, y, x]), ((2, 3), (3, 2))),
+    Case("matrix_power", lambda x: dr.linalg.matrix_power(x, 3), ((2, 2),)),
     Case("einsum", lambda x, y: dr.einsum("ij,jk->ik", x, y), ((3, 4), (4, 2))),
     Case("einsum", lambda x, y, z: dr.einsum("bij,b,jk->bki", x, y, z), ((2, 3, 4), (2,), (4, 2))),
     Case("einsum", lambda x, y: dr.einsum("iji,...j->...i", x, y), ((3, 2, 3), (4, 2))),

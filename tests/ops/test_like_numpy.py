@@ -65,7 +65,63 @@ CALLS: dict[str, Call] = {
     "cov(y)": lambda xp, x, y: xp.cov(x[0], y[1], bias=True),
     "cov(columns)": lambda xp, x, y: xp.cov(x, rowvar=False, ddof=0),
     "corrcoef": lambda xp, x, y: xp.corrcoef(x, y),
+    # products
+    "cross": lambda xp, x, y: xp.cross(x[:, :3], y[:, 1:4]),
+    "cross(axis)": lambda xp, x, y: xp.cross(x[:3], y[1:4], axis=0),
+    "kron": lambda xp, x, y: xp.kron(x, y[0]),
+    "vdot": lambda xp, x, y: xp.vdot(x, y),
+    "multi_dot": lambda xp, x, y: xp.linalg.multi_dot([x[0], y.T, x, y[1]]),
+    # linear algebra
+    "inv": lambda xp, x, y: xp.linalg.inv(square(xp, x)),
+    "inv(not square)": lambda xp, x, y: xp.linalg.inv(x),
+    "inv(singular)": lambda xp, x, y: xp.linalg.inv(xp.zeros((2, 2), x.dtype)),
+    "inv(vector)": lambda xp, x, y: xp.linalg.inv(x[0]),
+    "solve(vector)": lambda xp, x, y: xp.linalg.solve(square(xp, x), y[:, 0]),
+    "solve(stack)": lambda xp, x, y: xp.linalg.solve(xp.stack([square(xp, x), square(xp, y)]), y),
+    "solve(misfit)": lambda xp, x, y: xp.linalg.solve(square(xp, x), x[:2]),
+    "det": lambda xp, x, y: xp.linalg.det(xp.stack([square(xp, x), square(xp, y)])),
+    "slogdet": lambda xp, x, y: xp.linalg.slogdet(-square(xp, x) if x.dtype.kind == "f" else square(xp, x)),
+    "pinv": lambda xp, x, y: xp.linalg.pinv(x, rcond=1e-3),
+    "matrix_rank": lambda xp, x, y: xp.linalg.matrix_rank(xp.stack([xp.ones((3, 3), x.dtype), square(xp, x)[:3, :3]])),
+    "matrix_rank(vector)": lambda xp, x, y: xp.linalg.matrix_rank(x[0]),
+    **{f"matrix_power({n})": lambda xp, x, y, n=n: xp.linalg.matrix_power(square(xp, x), n) for n in (-2, 0, 1, 3)},
+    "lstsq": lambda xp, x, y: xp.linalg.lstsq(x.T, x[0] + 1),
+    "cholesky": lambda xp, x, y: xp.linalg.cholesky(square(xp, x) @ square(xp, x).T),
+    "cholesky(upper)": lambda xp, x, y: xp.linalg.cholesky(square(xp, x) @ square(xp, x).T, upper=True),
+    "cholesky(not positive)": lambda xp, x, y: xp.linalg.cholesky(xp.asarray([[1.0, 2.0], [2.0, 1.0]])),
+    "qr": lambda xp, x, y: xp.linalg.qr(x),
+    "qr(complete)": lambda xp, x, y: xp.linalg.qr(x.T, mode="complete"),
+    "qr(r)": lambda xp, x, y: xp.linalg.qr(x, "r"),
+    "svd": lambda xp, x, y: xp.linalg.svd(x)[1],
+    "svd(product)": lambda xp, x, y: (lambda u, s, vh: (u * s) @ vh)(*xp.linalg.svd(x, full_matrices=False)),
+    "svd(values)": lambda xp, x, y: xp.linalg.svd(x, compute_uv=False),
+    "svdvals": lambda xp, x, y: xp.linalg.svdvals(x),
+    "eigh": lambda xp, x, y: xp.linalg.eigh(square(xp, x), UPLO="U").eigenvalues,
+    "eigvalsh": lambda xp, x, y: xp.linalg.eigvalsh(square(xp, x)),
+    "cond": lambda xp, x, y: xp.linalg.cond(square(xp, x)),
+    "cond(1)": lambda xp, x, y: xp.linalg.cond(square(xp, x), 1),
+    "norm": lambda xp, x, y: xp.linalg.norm(x),
+    "norm(keepdims)": lambda xp, x, y: xp.linalg.norm(x, keepdims=True),
+    "norm(three axes)": lambda xp, x, y: xp.linalg.norm(xp.stack([x, x]), 2),
+    **{
+        f"norm({o}, axis)": lambda xp, x, y, o=o: xp.linalg.norm(x, o, axis=1, keepdims=True)
+        for o in (None, 0, 1, 2, 3, -1, np.inf, -np.inf, "fro")
+    },
+    **{
+        f"norm({o})": lambda xp, x, y, o=o: xp.linalg.norm(x, ord=o)
+        for o in ("fro", "nuc", 1, -1, 2, -2, np.inf, -np.inf, 3, 0)
+    },
+    "norm(axes)": lambda xp, x, y: xp.linalg.norm(xp.stack([x, x + x]), 1, axis=(2, 0), keepdims=True),
+    "matrix_norm": lambda xp, x, y: xp.linalg.matrix_norm(xp.stack([x, x + x])),
+    "vector_norm": lambda xp, x, y: xp.linalg.vector_norm(x, axis=0, ord=3),
+    "linalg.trace": lambda xp, x, y: xp.linalg.trace(xp.stack([x, x]), offset=1),
+    "linalg.diagonal": lambda xp, x, y: xp.linalg.diagonal(xp.stack([x, x]), offset=-1),
 }
+
+
+def square(xp: Any, x: Any) -> Any:
+    """A matrix far from singular, from the first of an array's rows and columns."""
+    return x[:4, :4] + 9 * xp.eye(4, dtype=x.dtype)
 
 
 def operands(dtype: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -110,7 +166,8 @@ def test_like_numpy(name: str) -> None:
             assert values.shape == theirs.shape, context
             if theirs.dtype.kind == "f":
                 unit = 16 * np.finfo(theirs.dtype).eps
-                np.testing.assert_allclose(values, theirs, rtol=unit, atol=unit, err_msg=context)
+                size = np.abs(theirs[np.isfinite(theirs)]).max(initial=1.0)
+                np.testing.assert_allclose(values, theirs, rtol=unit, atol=unit * size, err_msg=context)
             else:
                 np.testing.assert_array_equal(values, theirs, err_msg=context)
 

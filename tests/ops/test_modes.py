@@ -28,7 +28,7 @@ ARGUMENTS = {
         WHOLE,
     ),
     **dict.fromkeys(["bitwise_invert", "invert"], WHOLE[:1]),
-    **dict.fromkeys(["dot", "inner", "matmul", "tensordot", "vecdot"], SQUARE),
+    **dict.fromkeys(["dot", "inner", "matmul", "tensordot", "vdot", "vecdot"], SQUARE),
     **dict.fromkeys(["arange", "eye", "ones", "zeros"], (7,)),
     **dict.fromkeys(["full", "geomspace", "linspace", "logspace"], (2, 3)),
     **dict.fromkeys(["concat", "concatenate", "hstack", "vstack", "stack"], (list(TWO),)),
@@ -39,6 +39,8 @@ ARGUMENTS = {
     "full_like": (ONE[0], 3),
     **dict.fromkeys(["cumulative_prod", "cumulative_sum"], (ONE[0], 1)),
     "quantile": (ONE[0], 0.3),
+    "cross": (ONE[0][:, :3], TWO[1][:, :3]),
+    "kron": (ONE[0][:2], TWO[1][0]),
     "percentile": (ONE[0], 30),
     "moveaxis": (ONE[0], 0, 1),
     "swapaxes": (ONE[0], 0, 1),
@@ -59,8 +61,8 @@ ARGUMENTS = {
     "outer": (SQUARE[0][0], SQUARE[1][0]),
 }
 NOT_OPERATIONS = {
-    "can_cast", "custom_op", "e", "empty", "empty_like", "finfo", "from_dlpack", "iinfo", "inf", "isdtype", "nan",
-    "newaxis", "pi", "put_along_axis", "random", "result_type",
+    "can_cast", "custom_op", "e", "empty", "empty_like", "finfo", "from_dlpack", "iinfo", "inf", "isdtype", "linalg",
+    "nan", "newaxis", "pi", "put_along_axis", "random", "result_type",
 }  # fmt: skip
 
 

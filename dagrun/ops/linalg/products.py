@@ -14,6 +14,7 @@ from dagrun.array import Array, as_array, asarray, extend, is_weak
 from dagrun.core import device_index, native
 from dagrun.devices import Device
 from dagrun.ops.elementwise import MOST_PLANS, cast_into, check_writable, fits, serve_slot, written
+from dagrun.ops.joining import stack
 from dagrun.ops.manipulation import expand_dims, moveaxis, normal_axis, permute_dims, ravel, reshape
 from dagrun.ops.precision import narrow
 from dagrun.ops.products import product_bodies
@@ -210,6 +211,74 @@ def outer(x1: Any, x2: Any, /) -> Array:
            [6, 8]])
     """
     return expand_dims(ravel(as_array(x1)), 1) * expand_dims(ravel(as_array(x2)), 0)
+
+
+def vdot(x1: Any, x2: Any, /) -> Array:
+    """The dot product of all elements of two arrays, each as one vector."""
+    return dot(ravel(as_array(x1)), ravel(as_array(x2)))
+
+
+def kron(x1: Any, x2: Any, /) -> Array:
+    """The Kronecker product: x2 in blocks, one for each element of x1 and scaled by it.
+
+    >>> import dagrun as dr
+    >>> dr.kron([1, 10], [1, 2])
+    array([ 1,  2, 10, 20])
+    """
+    a, b, _ = _operands(x1, x2, "kron")
+    ndim = max(a.ndim, b.ndim)
+    a, b = (reshape(x, (1,) * (ndim - x.ndim) + x.shape) for x in (a, b))
+    products = expand_dims(a, tuple(range(1, 2 * ndim, 2))) * expand_dims(b, tuple(range(0, 2 * ndim, 2)))
+    return reshape(products, tuple(m * n for m, n in zip(a.shape, b.shape, strict=True)))
+
+
+def cross(x1: Any, x2: Any, /, *, axis: int = -1) -> Array:
+    """The cross products of vectors of three elements along an axis; the other axes broadcast.
+
+    >>> import dagrun as dr
+    >>> dr.cross([1, 0, 0], [0, 1, 0])
+    array([0, 0, 1])
+    """
+    a, b, _ = _operands(x1, x2, "cross")
+    a, b = moveaxis(a, axis, -1), moveaxis(b, axis, -1)
+    if a.shape[-1] != 3 or b.shape[-1] != 3:
+        raise ValueError(f"cross: vectors of {a.shape[-1]} and {b.shape[-1]} elements, expected three each")
+    parts = [a[..., i] * b[..., j] - a[..., j] * b[..., i] for i, j in ((1, 2), (2, 0), (0, 1))]
+    return moveaxis(stack(parts, -1), -1, axis)
+
+
+def multi_dot(arrays: Sequence[Any], /, *, out: Array | None = None) -> Array:
+    """The product of several matrices (the first and last may be vectors), in the cheapest order.
+
+    >>> import dagrun as dr
+    >>> dr.linalg.multi_dot([dr.ones((2, 3)), dr.ones((3, 4)), dr.ones((4, 5))]).shape
+    (2, 5)
+    """
+    parts = [as_array(x) for x in arrays]
+    if len(parts) < 2:
+        raise ValueError(f"multi_dot: {len(parts)} arrays, expected at least two")
+    if any(part.ndim != 2 for part in parts[1:-1]) or any(part.ndim not in (1, 2) for part in parts):
+        raise np.linalg.LinAlgError(f"multi_dot: shapes {[part.shape for part in parts]}, expected matrices")
+    rows = [part.shape[0] if part.ndim == 2 else 1 for part in parts[:1]] + [part.shape[0] for part in parts[1:]]
+    sizes = [*rows, parts[-1].shape[1] if parts[-1].ndim == 2 else 1]
+
+    @lru_cache(None)
+    def cheapest(first: int, last: int) -> tuple[int, int]:
+        """The multiplications of the best order of a run of matrices, and where it is cut."""
+        if first == last:
+            return 0, first
+        return min(
+            (cheapest(first, k)[0] + cheapest(k + 1, last)[0] + sizes[first] * sizes[k + 1] * sizes[last + 1], k)
+            for k in range(first, last)
+        )
+
+    def product(first: int, last: int) -> Array:
+        if first == last:
+            return parts[first]
+        cut = cheapest(first, last)[1]
+        return matmul(product(first, cut), product(cut + 1, last))
+
+    return written(product(0, len(parts) - 1), out, "multi_dot")
 
 
 extend(dot=dot)
