@@ -14,7 +14,11 @@ int8, int16, int32, int64 = np.int8, np.int16, np.int32, np.int64
 uint8, uint16, uint32, uint64 = np.uint8, np.uint16, np.uint32, np.uint64
 float16, float32, float64 = np.float16, np.float32, np.float64
 
-e, pi, inf, nan = math.e, math.pi, math.inf, math.nan
+half, single, double = float16, float32, float64
+intc, int_, intp, uint, uintp = np.intc, np.int_, np.intp, np.uint, np.uintp
+dtype = np.dtype
+
+e, pi, inf, nan, euler_gamma = math.e, math.pi, math.inf, math.nan, np.euler_gamma
 newaxis = None
 
 
@@ -52,9 +56,29 @@ def isdtype(dtype: Any, kind: Any) -> bool:
     return np.isdtype(_of(dtype), kind)
 
 
-def can_cast(from_: Any, to: Any, /) -> bool:
-    """Whether a dtype (or an array's) can be cast to another by NumPy's safe rule."""
-    return np.can_cast(_of(from_), _of(to))
+def can_cast(from_: Any, to: Any, casting: Any = "safe") -> bool:
+    """Whether a dtype (or an array's) can be cast to another by one of NumPy's rules."""
+    return np.can_cast(_of(from_), _of(to), casting)
+
+
+def promote_types(type1: Any, type2: Any) -> np.dtype[Any]:
+    """The smallest dtype to which both can be cast safely."""
+    return np.promote_types(type1, type2)
+
+
+def broadcast_shapes(*shapes: Any) -> tuple[int, ...]:
+    """The shape that shapes broadcast to; ValueError where they do not.
+
+    >>> import dagrun as dr
+    >>> dr.broadcast_shapes((3, 1), (4,))
+    (3, 4)
+    """
+    return np.broadcast_shapes(*shapes)
+
+
+def issubdtype(arg1: Any, arg2: Any) -> bool:
+    """Whether a dtype is of a kind of NumPy's, such as `numpy.floating`."""
+    return np.issubdtype(_of(arg1), arg2)
 
 
 def result_type(*arrays_and_dtypes: Any) -> np.dtype[Any]:

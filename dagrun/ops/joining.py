@@ -84,7 +84,7 @@ CONCATENATE = Operator(
 )
 
 
-def _parts(arrays: Any, name: str) -> list[Array]:
+def concatenated_parts(arrays: Any, name: str) -> list[Array]:
     """The operands of a joining function as arrays on one device."""
     given = list(arrays)
     if not given:
@@ -100,7 +100,7 @@ def concatenate(arrays: Any, /, axis: int | None = 0, out: Array | None = None, 
     >>> dr.concatenate([dr.zeros(1), dr.ones(2)])
     array([0., 1., 1.])
     """
-    parts = _parts(arrays, "concatenate")
+    parts = concatenated_parts(arrays, "concatenate")
     if axis is None:
         parts, axis = [ravel(part) for part in parts], 0
     where = common_device("concatenate", parts)
@@ -136,7 +136,7 @@ def stack(arrays: Any, /, axis: int = 0, out: Array | None = None, *, dtype: Any
     array([[0., 1.],
            [0., 1.]])
     """
-    parts = _parts(arrays, "stack")
+    parts = concatenated_parts(arrays, "stack")
     if any(part.shape != parts[0].shape for part in parts):
         raise ValueError(f"stack: shapes {', '.join(str(p.shape) for p in parts)} differ, expected one shape")
     place = normal_axis(axis, parts[0].ndim + 1, "stack")
@@ -145,12 +145,12 @@ def stack(arrays: Any, /, axis: int = 0, out: Array | None = None, *, dtype: Any
 
 def vstack(arrays: Any, /, *, dtype: Any = None) -> Array:
     """Arrays joined along the first axis; vectors are rows."""
-    return concatenate([atleast_2d(part) for part in _parts(arrays, "vstack")], 0, dtype=dtype)
+    return concatenate([atleast_2d(part) for part in concatenated_parts(arrays, "vstack")], 0, dtype=dtype)
 
 
 def hstack(arrays: Any, /, *, dtype: Any = None) -> Array:
     """Arrays joined along the second axis, vectors along their only one."""
-    parts = [atleast_1d(part) for part in _parts(arrays, "hstack")]
+    parts = [atleast_1d(part) for part in concatenated_parts(arrays, "hstack")]
     return concatenate(parts, 0 if parts[0].ndim == 1 else 1, dtype=dtype)
 
 

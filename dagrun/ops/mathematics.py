@@ -201,6 +201,20 @@ logaddexp = _binary(
     lambda g, a, b, xp: g * xp.sigmoid(xp.subtract(a, b)),
     lambda g, a, b, xp: g * xp.sigmoid(xp.subtract(b, a)),
 )
+logaddexp2 = _binary(
+    "logaddexp2",
+    np.logaddexp2,
+    "log2(2**x1 + 2**x2) without overflow.",
+    lambda g, a, b, xp: g * xp.sigmoid(xp.subtract(a, b) * math.log(2)),
+    lambda g, a, b, xp: g * xp.sigmoid(xp.subtract(b, a) * math.log(2)),
+)
+float_power = _binary(
+    "float_power", np.float_power, "x1 ** x2 in float64, also of integers.", _power_base, _power_exponent
+)
+nextafter = _binary("nextafter", np.nextafter, "The next number after x1 towards x2.", lambda g: g, lambda g: None)
+ldexp = _binary("ldexp", np.ldexp, "x1 * 2 ** x2; x2 holds integers.", lambda g, b, xp: g * xp.exp2(b), lambda g: None)
+gcd = _binary("gcd", np.gcd, "The greatest common divisor of integers.")
+lcm = _binary("lcm", np.lcm, "The least common multiple of integers.")
 heaviside = _binary(
     "heaviside", np.heaviside, "0 below zero, x2 at zero, 1 above.", lambda g: None, lambda g, a: g * (a == 0)
 )
@@ -261,8 +275,14 @@ trunc = _unary("trunc", np.trunc, "Rounded towards zero", ZERO)
 rint = _unary("rint", np.rint, "Rounded to the nearest integer, halves to even", ZERO)
 deg2rad = _unary("deg2rad", np.deg2rad, "Degrees as radians", lambda g: g * (math.pi / 180))
 rad2deg = _unary("rad2deg", np.rad2deg, "Radians as degrees", lambda g: g * (180 / math.pi))
+cbrt = _unary("cbrt", np.cbrt, "The cube root", lambda g, y: g / (3 * y * y))
+fabs = _unary("fabs", np.fabs, "The magnitude of x, as a float", lambda g, a, xp: g * xp.sign(a))
+spacing = _unary("spacing", np.spacing, "The distance from x to the next number", ZERO)
+bitwise_count = _unary("bitwise_count", np.bitwise_count, "How many bits of the magnitude are set, as uint8")
+conjugate = _unary("conjugate", np.conjugate, "A copy of x: all numbers here are real", lambda g: g)
 abs = absolute
-bitwise_invert = invert
+bitwise_invert = bitwise_not = invert
+conj, degrees, radians, mod, true_divide = conjugate, rad2deg, deg2rad, remainder, divide
 asin, acos, atan, asinh, acosh, atanh = arcsin, arccos, arctan, arcsinh, arccosh, arctanh
 
 # ---- activations and the error function: no NumPy functions; computed in the float dtype that numpy.exp would take

@@ -18,11 +18,13 @@ from dagrun.array import Array, as_array, extend, host_view, is_weak
 from dagrun.core import native
 from dagrun.ops import (
     assignment,
+    calculus,
     comparing,
     creation,
     cumulative,
     dtypes,
     einstein,
+    grids,
     indexing,
     joining,
     manipulation,
@@ -30,10 +32,13 @@ from dagrun.ops import (
     matrices,
     movement,
     padding,
+    rearranging,
     reductions,
     selection,
+    sets,
     sorting,
     statistics,
+    without_nan,
 )
 from dagrun.ops.elementwise import Elementwise, make, record
 from dagrun.ops.linalg import products
@@ -224,7 +229,23 @@ _NAMES: tuple[tuple[ModuleType, str], ...] = (
     (cumulative, "cumprod cumsum cumulative_prod cumulative_sum"),
     (statistics, "average corrcoef cov median percentile ptp quantile std var"),
     (selection, "argwhere nonzero where"),
-    (sorting, "argsort searchsorted sort unique unique_values"),
+    (sorting, "argpartition argsort lexsort partition searchsorted sort"),
+    (
+        sets,
+        "bincount digitize histogram intersect1d isin setdiff1d setxor1d union1d unique unique_all unique_counts "
+        "unique_inverse unique_values",
+    ),
+    (
+        rearranging,
+        "append atleast_3d column_stack delete dsplit dstack fliplr flipud hsplit insert resize rollaxis rot90 vsplit",
+    ),
+    (grids, "diagflat fill_diagonal ix_ unravel_index vander"),
+    (
+        without_nan,
+        "nan_to_num nanargmax nanargmin nancumprod nancumsum nanmax nanmean nanmedian nanmin nanprod nanstd "
+        "nansum nanvar",
+    ),
+    (calculus, "convolve correlate ediff1d gradient interp trapezoid"),
 )
 _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     getattr(np, name): getattr(module, name) for module, names in _NAMES for name in names.split() if hasattr(np, name)
@@ -242,7 +263,7 @@ _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     np.size: _size,
     np.transpose: lambda a, axes=None: manipulation.transpose(a, axes),
 }
-_WRITERS = frozenset((np.copyto, np.fill_diagonal, np.place, np.put, np.put_along_axis, np.putmask))  # in their first
+_WRITERS = frozenset((np.copyto, np.place, np.put, np.put_along_axis, np.putmask))  # in their first
 
 
 def array_function(

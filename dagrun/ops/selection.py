@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from dagrun.array import Array, asarray, extend, host_view, is_weak
+from dagrun.array import Array, as_array, asarray, extend, host_view, is_weak
 from dagrun.ops.elementwise import make, plan, record
+from dagrun.ops.indexing import take
 from dagrun.ops.mathematics import maximum, minimum, positive
 from dagrun.ops.promotion import Kind, bounds, by_ufunc
 from dagrun.record import Gradients, composed
@@ -120,7 +122,53 @@ def argwhere(x: Any, /) -> Array:
     return asarray(np.argwhere(host_view(x)), device=x.device)
 
 
+def flatnonzero(x: Any, /) -> Array:
+    """Positions in the flattened array of what is not zero. Their number depends on values: this waits."""
+    return nonzero(x if not isinstance(x, Array) or x.ndim == 1 else x.reshape(-1))[0]
+
+
+def select(condlist: Sequence[Any], choicelist: Sequence[Any], default: Any = 0) -> Array:
+    """Elements of the choice whose condition is the first that is true, else `default`.
+
+    >>> import dagrun as dr
+    >>> x = dr.arange(5)
+    >>> dr.select([x < 2, x > 3], [x, x * 10], -1)
+    array([ 0,  1, -1, -1, 40])
+    """
+    if len(condlist) != len(choicelist) or not condlist:
+        raise ValueError(
+            f"select: {len(condlist)} conditions, {len(choicelist)} choices, expected as many, at least one"
+        )
+    result: Any = default
+    for condition, choice in zip(reversed(condlist), reversed(choicelist), strict=True):
+        if (kind := as_array(condition).dtype) != np.bool_:
+            raise TypeError(f"select: a condition of {kind}, expected booleans")
+        result = where(condition, choice, result)
+    return result
+
+
+def compress(condition: Any, x: Any, /, axis: int | None = None) -> Array:
+    """The parts along an axis (of the flattened array where it is None) whose condition is true. This waits for them.
+
+    >>> import dagrun as dr
+    >>> dr.compress([True, False, True], dr.asarray([1, 2, 3]))
+    array([1, 3])
+    """
+    x = as_array(x)
+    chosen = nonzero(as_condition(condition, x))
+    if len(chosen) != 1:
+        raise ValueError(f"compress: a condition of {len(chosen)} axes, expected one")
+    return take(x, chosen[0], axis)
+
+
+def extract(condition: Any, x: Any, /) -> Array:
+    """The elements of the flattened array whose condition is true. This waits for the condition."""
+    x = as_array(x).reshape(-1)
+    return compress(as_condition(condition, x).reshape(-1), x)
+
+
 extend(
     nonzero=nonzero,
+    compress=lambda self, condition, axis=None: compress(condition, self, axis),
     clip=lambda self, min=None, max=None, out=None: clip(self, min, max, out),
 )

@@ -1,4 +1,4 @@
-"""Order: sort, argsort, searchsorted, unique."""
+"""Order: sort, argsort, searchsorted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dagrun.array import Array, as_array, asarray, extend, host_view
+from dagrun.array import Array, as_array, asarray, extend
 from dagrun.codegen.compiler import Unsupported
 from dagrun.codegen.layout import pack
 from dagrun.codegen.sorting import sorted_runs, sorting_kernel
@@ -16,6 +16,7 @@ from dagrun.core import device_index, native
 from dagrun.ops.cutting import cut
 from dagrun.ops.elementwise import cast_into, copied
 from dagrun.ops.indexing import take, take_along_axis
+from dagrun.ops.joining import unstack
 from dagrun.ops.manipulation import normal_axis, ravel
 from dagrun.ops.scattering import add_along_axis
 from dagrun.record import OVERWRITE, READ, WRITE, Body, Gradients, Operand, Operator, apply, common_device, layout
@@ -236,7 +237,7 @@ SEARCH = Operator(
 )
 
 
-def searchsorted(x1: Any, x2: Any, /, side: str = "left", *, sorter: Any = None) -> Array:
+def searchsorted(x1: Any, x2: Any, /, side: str = "left", sorter: Any = None) -> Array:
     """Where each element of x2 would be inserted into the one-dimensional x1, which is sorted, or sorted by `sorter`.
 
     Before elements that equal it, or after them with side="right". NaN come last.
@@ -260,27 +261,49 @@ def searchsorted(x1: Any, x2: Any, /, side: str = "left", *, sorter: Any = None)
     return apply(SEARCH, (line, values), device_index(where), attributes=(("side", side),))
 
 
-def unique(x: Any, /, return_index: bool = False, return_inverse: bool = False, return_counts: bool = False) -> Any:
-    """The distinct elements, sorted; on request also their first places, the inverse and counts, as a tuple.
+def lexsort(keys: Any, /, axis: int = -1) -> Array:
+    """The indices that put elements in order by several keys, the last of which counts most.
 
-    Their number depends on values: this waits. The gradient of a value goes to the first of the elements that have it.
+    >>> import dagrun as dr
+    >>> dr.lexsort([[1, 0, 0], [5, 7, 5]])
+    array([2, 0, 1])
     """
-    x = as_array(x)
-    follows = x.requires_grad and native.gradients()
-    extras: Any = {"return_inverse": return_inverse, "return_counts": return_counts}
-    found: Any = np.unique(host_view(x), return_index=return_index or follows, **extras)
-    if not isinstance(found, tuple):
-        return asarray(found, device=x.device)
-    values, *rest = (asarray(part, device=x.device) for part in found)
-    if follows:
-        values = take(x, rest[0])
-        rest = rest if return_index else rest[1:]
-    return (values, *rest) if rest else values
+    rows = unstack(keys) if isinstance(keys, Array) else [as_array(key) for key in keys]
+    if not rows:
+        raise TypeError("lexsort: expected at least one key")
+    order = argsort(rows[0], axis)
+    for row in rows[1:]:
+        order = take_along_axis(order, argsort(take_along_axis(row, order, axis), axis), axis)
+    return order
 
 
-def unique_values(x: Any, /) -> Array:
-    """The distinct elements, sorted. Their number depends on values: this waits."""
-    return unique(x)
+def partition(x: Any, /, kth: Any, axis: int | None = -1) -> Array:
+    """A copy with the `kth` elements where sorting puts them, none larger before them; here all of it is sorted."""
+    return sort(*_with_places(x, kth, axis, "partition"))
 
 
-extend(sort=_sort_in_place, argsort=argsort, searchsorted=searchsorted)
+def argpartition(x: Any, /, kth: Any, axis: int | None = -1) -> Array:
+    """The indices of `partition`; here those of `argsort`."""
+    return argsort(*_with_places(x, kth, axis, "argpartition"))
+
+
+def _with_places(x: Any, kth: Any, axis: int | None, name: str) -> tuple[Array, int]:
+    x, place = _along(x, axis, name)
+    for k in np.asarray(kth).reshape(-1).tolist():
+        if not -x.shape[place] <= k < x.shape[place]:
+            raise ValueError(f"{name}: kth {k} is out of range for an axis of length {x.shape[place]}")
+    return x, place
+
+
+def _partition_in_place(self: Array, kth: Any, axis: int = -1) -> None:
+    """`partition` in place, as NumPy's method does."""
+    cast_into(partition(self, kth, axis), self)
+
+
+extend(
+    sort=_sort_in_place,
+    argsort=argsort,
+    searchsorted=searchsorted,
+    partition=_partition_in_place,
+    argpartition=argpartition,
+)

@@ -257,7 +257,7 @@ def test_numpy_functions_that_dagrun_lacks_write_into_dagrun_arrays() -> None:
         assert (actual is None) == (expected is None) and (actual is None or type(actual) is dr.Array)
     plain = values.copy()
     np.testing.assert_array_equal(np.add(plain, 1, where=dr.asarray(mask), out=plain), values + mask)
-    for tracked in programs[0], programs[5], programs[7]:  # a silent cut of the gradient would be a wrong one
+    for tracked in programs[0], programs[5], programs[8]:  # a silent cut of the gradient would be a wrong one
         y = dr.asarray(values, requires_grad=True) * 2
         with pytest.raises(RuntimeError, match="outside of the record of gradients"):
             tracked(y, mask)

@@ -65,6 +65,164 @@ CALLS: dict[str, Call] = {
     "cov(y)": lambda xp, x, y: xp.cov(x[0], y[1], bias=True),
     "cov(columns)": lambda xp, x, y: xp.cov(x, rowvar=False, ddof=0),
     "corrcoef": lambda xp, x, y: xp.corrcoef(x, y),
+    # elements
+    **{
+        name: lambda xp, x, y, name=name: getattr(xp, name)(x)
+        for name in (
+            "cbrt",
+            "fabs",
+            "spacing",
+            "bitwise_count",
+            "conj",
+            "degrees",
+            "radians",
+            "fix",
+            "modf",
+            "sinc",
+            "real",
+            "imag",
+            "around",
+            "amax",
+            "amin",
+            "nan_to_num",
+            "bitwise_not",
+        )
+    },
+    **{
+        name: lambda xp, x, y, name=name: getattr(xp, name)(x, y)
+        for name in (
+            "float_power",
+            "gcd",
+            "lcm",
+            "ldexp",
+            "logaddexp2",
+            "mod",
+            "nextafter",
+            "true_divide",
+            "intersect1d",
+            "setdiff1d",
+            "setxor1d",
+            "union1d",
+            "isin",
+            "array_equiv",
+        )
+    },
+    **{
+        f"{name}(special)": lambda xp, x, y, name=name: getattr(xp, name)(
+            xp.asarray([0.0, -0.0, 1.5, -2.5, np.inf, -np.inf, np.nan], dtype=xp.result_type(x.dtype, "float16"))
+        )
+        for name in ("modf", "sinc", "fix", "isposinf", "isneginf", "nan_to_num", "cbrt", "spacing")
+    },
+    "nan_to_num(values)": lambda xp, x, y: xp.nan_to_num(xp.log(x), nan=1.0, posinf=2.0, neginf=-3.0),
+    # without NaN: roots of what is negative
+    **{
+        f"nan{name}": lambda xp, x, y, name=name: getattr(xp, f"nan{name}")(xp.sqrt(x), axis=1)
+        for name in ("sum", "prod", "max", "min", "mean", "var", "std", "median", "cumsum", "cumprod")
+    },
+    **{
+        f"nan{name}(all)": lambda xp, x, y, name=name: getattr(xp, f"nan{name}")(xp.sqrt(x), keepdims=True)
+        for name in ("sum", "prod", "max", "min", "mean", "var", "std", "median", "argmax", "argmin")
+    },
+    "nanargmax(none)": lambda xp, x, y: xp.nanargmax(x * np.nan, axis=0),
+    "nanstd(ddof)": lambda xp, x, y: xp.nanstd(xp.sqrt(x), axis=0, ddof=2),
+    "nanmedian(some)": lambda xp, x, y: xp.nanmedian(xp.where(x > 0, x * 1.0, np.nan), axis=(0, 1)),
+    # order
+    "rot90": lambda xp, x, y: [xp.rot90(x, k) for k in range(-1, 5)],
+    "rot90(axes)": lambda xp, x, y: xp.rot90(xp.stack([x, x]), axes=(2, 0)),
+    "fliplr": lambda xp, x, y: xp.fliplr(x),
+    "fliplr(vector)": lambda xp, x, y: xp.fliplr(x[0]),
+    "flipud": lambda xp, x, y: xp.flipud(x),
+    "rollaxis": lambda xp, x, y: xp.rollaxis(xp.stack([x, x]), 2, 0),
+    "rollaxis(start)": lambda xp, x, y: xp.rollaxis(xp.stack([x, x]), 0, 3),
+    "atleast_3d": lambda xp, x, y: [xp.atleast_3d(x), xp.atleast_3d(x[0]), xp.atleast_3d(x[0, 0])],
+    "column_stack": lambda xp, x, y: xp.column_stack([x[:, 0], x, y]),
+    "dstack": lambda xp, x, y: xp.dstack([x, y]),
+    "hsplit": lambda xp, x, y: xp.hsplit(x, [1, 3]),
+    "hsplit(vector)": lambda xp, x, y: xp.hsplit(x[0], 5),
+    "vsplit": lambda xp, x, y: xp.vsplit(x, 2),
+    "vsplit(vector)": lambda xp, x, y: xp.vsplit(x[0], 2),
+    "dsplit": lambda xp, x, y: xp.dsplit(xp.stack([x, x], -1), 2),
+    "append": lambda xp, x, y: xp.append(x, y, axis=1),
+    "append(flat)": lambda xp, x, y: xp.append(x, 7),
+    "delete": lambda xp, x, y: xp.delete(x, 1, axis=1),
+    "delete(several)": lambda xp, x, y: xp.delete(x, [0, -1, 0], axis=0),
+    "delete(slice)": lambda xp, x, y: xp.delete(x, slice(None, None, 2)),
+    "delete(mask)": lambda xp, x, y: xp.delete(x[0], [True, False, True, False, False]),
+    "delete(out of range)": lambda xp, x, y: xp.delete(x, 9, axis=0),
+    "insert": lambda xp, x, y: xp.insert(x, 2, 1, axis=1),
+    "insert(row)": lambda xp, x, y: xp.insert(x, 1, y[0], axis=0),
+    "insert(column)": lambda xp, x, y: xp.insert(x, -1, [1, 0, 1, 0], axis=1),
+    "insert(several)": lambda xp, x, y: xp.insert(x, [0, 3, 3], y[:, :3], axis=1),
+    "insert(flat)": lambda xp, x, y: xp.insert(x, [1, 1, 5], [3, 2, 1]),
+    "resize": lambda xp, x, y: xp.resize(x, (3, 9)),
+    "partition": lambda xp, x, y: xp.sort(xp.partition(x, 2, axis=1), axis=1),
+    "partition(out of range)": lambda xp, x, y: xp.partition(x, 9, axis=1),
+    "argpartition": lambda xp, x, y: xp.take_along_axis(x, xp.argpartition(x, 2, axis=1), 1)[:, 2],
+    "lexsort": lambda xp, x, y: xp.lexsort((x[0], y[0])),
+    "lexsort(axis)": lambda xp, x, y: xp.lexsort([x, y], axis=0),
+    # sets and counts
+    "unique(axis)": lambda xp, x, y: xp.unique(x > 0, return_index=True, return_counts=True, axis=0),
+    "unique_all": lambda xp, x, y: xp.unique_all(x),
+    "unique_counts": lambda xp, x, y: xp.unique_counts(xp.sqrt(x)),
+    "unique_inverse": lambda xp, x, y: xp.unique_inverse(x),
+    "isin(invert)": lambda xp, x, y: xp.isin(x, [1, 2.5], invert=True),
+    "isin(nothing)": lambda xp, x, y: xp.isin(x, []),
+    "intersect1d(indices)": lambda xp, x, y: xp.intersect1d(x, y, return_indices=True),
+    "bincount": lambda xp, x, y: xp.bincount(xp.asarray([3, 0, 3]), minlength=6),
+    "bincount(weights)": lambda xp, x, y: xp.bincount(xp.asarray([3, 0, 3]), x[0, :3]),
+    "bincount(negative)": lambda xp, x, y: xp.bincount(xp.asarray([3, -1])),
+    "histogram": lambda xp, x, y: xp.histogram(x, 5, range=(-1, 3)),
+    "histogram(density)": lambda xp, x, y: xp.histogram(x, xp.asarray([-3.0, 0.0, 1.0, 4.0]), density=True),
+    "digitize": lambda xp, x, y: xp.digitize(x, [-1, 0, 1, 2]),
+    "digitize(right)": lambda xp, x, y: xp.digitize(x, xp.asarray([2, 1, 0, 0]), right=True),
+    "digitize(disorder)": lambda xp, x, y: xp.digitize(x, [2, 1, 3]),
+    "searchsorted(number)": lambda xp, x, y: xp.searchsorted(xp.sort(x[0]), 1, side="right"),
+    # selection
+    "flatnonzero": lambda xp, x, y: xp.flatnonzero(x),
+    "select": lambda xp, x, y: xp.select([x > 1, x > y], [x, y * 2], 3),
+    "select(numbers)": lambda xp, x, y: xp.select([x, y], [x, y]),
+    "compress": lambda xp, x, y: xp.compress([True, False, True], x, axis=0),
+    "extract": lambda xp, x, y: xp.extract(x > y, x),
+    "fill_diagonal": lambda xp, x, y: (lambda z: (xp.fill_diagonal(z, 1), z)[1])(x * 1),
+    "fill_diagonal(wrap)": lambda xp, x, y: (lambda z: (xp.fill_diagonal(z, x[0, :2], wrap=True), z)[1])(
+        xp.zeros((7, 2), dtype=x.dtype)
+    ),
+    # grids
+    "identity": lambda xp, x, y: xp.identity(3, dtype=x.dtype),
+    "tri": lambda xp, x, y: xp.tri(3, 4, k=1, dtype=x.dtype),
+    "vander": lambda xp, x, y: xp.vander(x[0], 4),
+    "vander(increasing)": lambda xp, x, y: xp.vander(x[0], increasing=True),
+    "diagflat": lambda xp, x, y: xp.diagflat(x[:, :2], k=-1),
+    "tril_indices": lambda xp, x, y: xp.tril_indices(3, k=1, m=4),
+    "triu_indices": lambda xp, x, y: xp.triu_indices(4, 1),
+    "diag_indices": lambda xp, x, y: xp.diag_indices(3, 3),
+    "indices": lambda xp, x, y: xp.indices((2, 3)),
+    "indices(sparse)": lambda xp, x, y: xp.indices((2, 3, 2), sparse=True),
+    "ix_": lambda xp, x, y: x[xp.ix_([0, 2], [True, False, True, False, True])],
+    "unravel_index": lambda xp, x, y: xp.unravel_index(xp.asarray([[0, 7], [23, 9]]), (2, 3, 4)),
+    "unravel_index(out of range)": lambda xp, x, y: xp.unravel_index(xp.asarray([24]), (2, 3, 4)),
+    "meshgrid(sparse)": lambda xp, x, y: xp.meshgrid(x[0], y[0], sparse=True),
+    # samples
+    "diff(ends)": lambda xp, x, y: xp.diff(x, prepend=1, append=y[:, :2]),
+    "diff(n)": lambda xp, x, y: xp.diff(x, n=2, axis=0),
+    "ediff1d": lambda xp, x, y: xp.ediff1d(x, to_begin=[1, 0], to_end=1),
+    "gradient": lambda xp, x, y: xp.gradient(x),
+    "gradient(spacing)": lambda xp, x, y: xp.gradient(x, 0.5, axis=1, edge_order=2),
+    "gradient(places)": lambda xp, x, y: xp.gradient(x, [0.0, 1.0, 4.0, 5.0], [0.0, 1.0, 2.5, 3.0, 7.0], edge_order=2),
+    "gradient(short)": lambda xp, x, y: xp.gradient(x[:1]),
+    "trapezoid": lambda xp, x, y: xp.trapezoid(x, dx=0.5, axis=0),
+    "trapezoid(places)": lambda xp, x, y: xp.trapezoid(x, x=[0.0, 1.0, 1.5, 4.0, 5.0]),
+    "interp": lambda xp, x, y: xp.interp(x, [-1.0, 0.0, 2.0], [5.0, 7.0, -1.0]),
+    "interp(ends)": lambda xp, x, y: xp.interp(x[0], [-1.0, 0.0, 1.0], [5.0, 7.0, 0.0], left=-9, right=9),
+    "interp(period)": lambda xp, x, y: xp.interp(x[0], [0.5, 2.0, 1.0], [5.0, 7.0, 0.0], period=3),
+    **{
+        f"{name}({mode})": lambda xp, x, y, name=name, mode=mode: [
+            getattr(xp, name)(x[0, :m], y[0, :n], mode) for m, n in ((5, 2), (5, 3), (2, 5), (4, 5), (4, 4), (1, 1))
+        ]
+        for name in ("convolve", "correlate")
+        for mode in ("full", "same", "valid")
+    },
+    "convolve(nothing)": lambda xp, x, y: xp.convolve(x[0, :0], y[0]),
     # products
     "cross": lambda xp, x, y: xp.cross(x[:, :3], y[:, 1:4]),
     "cross(axis)": lambda xp, x, y: xp.cross(x[:3], y[1:4], axis=0),

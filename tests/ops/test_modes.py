@@ -15,6 +15,29 @@ TWO = (*ONE, sample("float32", (24, 36), 1, special=False))
 WHOLE = (sample("int32", (24, 36)), np.abs(sample("int32", (24, 36), 1)) % 7)
 SQUARE = (sample("float64", (96, 96)), sample("float64", (96, 96), 1))
 ARGUMENTS = {
+    **dict.fromkeys(["bitwise_not", "bitwise_count"], WHOLE[:1]),
+    **dict.fromkeys(["gcd", "lcm"], WHOLE),
+    "ldexp": (ONE[0], WHOLE[1]),
+    **dict.fromkeys(["hsplit", "vsplit"], (ONE[0], 2)),
+    "dsplit": (ONE[0].reshape(24, 6, 6), 2),
+    **dict.fromkeys(["column_stack", "dstack"], (list(TWO),)),
+    **dict.fromkeys(["diag_indices", "identity", "tri", "tril_indices", "triu_indices"], (7,)),
+    **dict.fromkeys(["partition", "argpartition", "delete", "rollaxis"], (ONE[0], 1)),
+    **dict.fromkeys(["isin", "intersect1d", "union1d", "setdiff1d", "setxor1d"], WHOLE),
+    "append": (ONE[0], 3.0),
+    "insert": (ONE[0], 2, 1.0),
+    "resize": (ONE[0], (5, 7)),
+    "lexsort": (TWO,),
+    "indices": ((3, 4),),
+    "ix_": ([0, 1], [2]),
+    "unravel_index": (WHOLE[1], (3, 4)),
+    **dict.fromkeys(["vander", "bincount"], (WHOLE[1][0],)),
+    "digitize": (ONE[0], [-1.0, 0.0, 1.0]),
+    **dict.fromkeys(["convolve", "correlate"], (ONE[0][0], TWO[1][0])),
+    "interp": (ONE[0], [-1.0, 0.0, 2.0], [3.0, 5.0, 4.0]),
+    "select": ([ONE[0] > 0], [ONE[0]]),
+    "compress": (ONE[0][0] > 0, ONE[0], 1),
+    "extract": (ONE[0] > 0, ONE[0]),
     **dict.fromkeys(
         [
             "bitwise_and",
@@ -63,6 +86,9 @@ ARGUMENTS = {
 NOT_OPERATIONS = {
     "can_cast", "custom_op", "e", "empty", "empty_like", "finfo", "from_dlpack", "iinfo", "inf", "isdtype", "linalg",
     "nan", "newaxis", "pi", "put_along_axis", "random", "result_type",
+    "__array_namespace_info__", "array_equiv", "broadcast_shapes", "dtype", "euler_gamma", "fill_diagonal",
+    "issubdtype",
+    "ndim", "promote_types", "shape", "size",
 }  # fmt: skip
 
 

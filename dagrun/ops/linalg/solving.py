@@ -90,8 +90,8 @@ def det(a: Any, /) -> Array:
     """The determinants of square matrices.
 
     >>> import dagrun as dr
-    >>> dr.linalg.det(dr.asarray([[2.0, 0.0], [0.0, 4.0]])).item()
-    8.0
+    >>> dr.linalg.det(dr.asarray([[0.0, 1.0], [1.0, 0.0]])).item()
+    -1.0
     """
     return record(DET, as_matrices(a, "det", square=True))
 
