@@ -61,6 +61,21 @@ def _decoded(file: Any, name: str, mode: str, max_pixels: int) -> np.ndarray[Any
     return np.ascontiguousarray(pixels.reshape(height, width, -1).transpose(2, 0, 1))
 
 
+def pixels(image: Any) -> Any:
+    """The pixels of a Pillow image, of shape (channels, height, width); whatever else is given, as it is.
+
+    Pictures with a palette become RGB ones.
+
+        >>> from PIL import Image
+        >>> pixels(Image.new("L", (4, 2))).shape
+        (1, 2, 4)
+    """
+    if not isinstance(image, Image.Image):
+        return image
+    values = np.asarray(image.convert("RGB") if image.mode == "P" else image)
+    return values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
+
+
 class ImageFolder(Dataset):
     """The images under `root/<class>/`: sample i is (image, class number).
 

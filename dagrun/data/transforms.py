@@ -1,5 +1,7 @@
 """Transforms of one sample: callables on NumPy arrays whose last axes are (height, width), such as (channels, H, W).
 
+Pillow images are taken, too, as uint8 arrays of shape (channels, H, W); what comes out is always an array.
+
 Random ones draw from `sample_generator()`, so what they do depends on the loader's seed, the epoch and the place of the
 sample alone. Any callable is a transform.
 """
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from dagrun.data.images import pixels
 from dagrun.data.randomness import sample_generator
 
 Size = int | tuple[int, int]
@@ -50,7 +53,8 @@ class ToFloat:
     array([0. , 0.2, 1. ], dtype=float32)
     """
 
-    def __call__(self, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def __call__(self, x: Any) -> np.ndarray[Any, Any]:
+        x = pixels(x)
         values = np.asarray(x, np.float32)
         return values / np.float32(np.iinfo(x.dtype).max) if x.dtype.kind in "iu" else values
 
@@ -71,7 +75,8 @@ class Normalize:
         if np.any(self.std == 0):
             raise ValueError(f"std is {std}, expected no zero")
 
-    def __call__(self, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def __call__(self, x: Any) -> np.ndarray[Any, Any]:
+        x = pixels(x)
         values = np.asarray(x, np.float32)
         return (values - self.mean) / self.std
 
@@ -95,7 +100,8 @@ class CenterCrop:
     def __init__(self, size: Size) -> None:
         self.size = _pair(size)
 
-    def __call__(self, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def __call__(self, x: Any) -> np.ndarray[Any, Any]:
+        x = pixels(x)
         down, right = _room(x, self.size)
         return _crop(x, down // 2, right // 2, self.size)
 
@@ -114,7 +120,8 @@ class RandomCrop:
             raise ValueError(f"padding is {padding}, expected at least 0")
         self.size, self.padding = _pair(size), padding
 
-    def __call__(self, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def __call__(self, x: Any) -> np.ndarray[Any, Any]:
+        x = pixels(x)
         if self.padding:
             x = np.pad(x, [(0, 0)] * (x.ndim - 2) + [(self.padding, self.padding)] * 2)
         down, right = _room(x, self.size)
@@ -130,12 +137,16 @@ class RandomHorizontalFlip:
             raise ValueError(f"p is {p}, expected a probability")
         self.p = p
 
-    def __call__(self, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return x[..., ::-1] if sample_generator().random() < self.p else x
+    def __call__(self, x: Any) -> np.ndarray[Any, Any]:
+        x = pixels(x)
+        flipped: np.ndarray[Any, Any] = x[..., ::-1] if sample_generator().random() < self.p else x
+        return flipped
 
 
 class Resize:
     """A uint8 image of shape (1 or 3, H, W) at another height and width, by Pillow's bilinear filter.
+
+    One number is both height and width; the sides keep no ratio.
 
     >>> import numpy as np
     >>> from dagrun import data
@@ -146,7 +157,8 @@ class Resize:
     def __init__(self, size: Size) -> None:
         self.size = _pair(size)
 
-    def __call__(self, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def __call__(self, x: Any) -> np.ndarray[Any, Any]:
+        x = pixels(x)
         if x.dtype != np.uint8 or x.ndim != 3 or x.shape[0] not in (1, 3):
             raise ValueError(f"Resize of {x.dtype}{x.shape}: expected uint8 of shape (1 or 3, height, width)")
         height, width = self.size

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import dagrun as dr
 from dagrun import data
@@ -177,6 +178,18 @@ def test_transforms() -> None:
     ):
         with pytest.raises(ValueError, match=r"expected|a crop of"):
             bad()
+
+
+def test_transforms_take_pillow_images() -> None:
+    values = np.random.default_rng(0).integers(0, 256, (6, 4, 3), np.uint8)
+    image = Image.fromarray(values)
+    channels_first = values.transpose(2, 0, 1)
+    for change in (data.ToFloat(), data.CenterCrop(2), data.RandomHorizontalFlip(1.0), data.Resize((3, 2))):
+        np.testing.assert_array_equal(change(image), change(channels_first), strict=True)
+    grey = data.ToFloat()(image.convert("L"))
+    assert grey.shape == (1, 6, 4) and grey.max() <= 1
+    red = Image.new("RGB", (2, 2), (255, 0, 0)).convert("P")
+    assert data.ToFloat()(red)[:, 0, 0].tolist() == [1, 0, 0]
 
 
 def test_transforms_depend_on_the_place_of_the_sample_alone() -> None:
