@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from dagrun.array import Array, as_dtype, asarray
 from dagrun.core import device_index
 from dagrun.record import Gradients, Operator, apply, common_device
@@ -30,6 +32,18 @@ def _gradients(grad: Callable[..., Any], count: int, title: str) -> Gradients:
     return Gradients(joint=_Rule(grad, names, title), operands=names)
 
 
+def _check_like_first(made: Any, first: Any, title: str) -> None:
+    """TypeError or ValueError where a result is not what it is taken for without `infer`: one like the first array."""
+    hint = f"expected one array like the first it got, {first.dtype}{first.shape}; say with infer= what it returns"
+    if isinstance(made, tuple):
+        raise TypeError(f"{title} returned {len(made)} arrays, {hint}")
+    dtype = made.dtype if hasattr(made, "dtype") else np.asarray(made).dtype
+    if np.shape(made) != first.shape:
+        raise ValueError(f"{title} returned {dtype}{np.shape(made)}, {hint}")
+    if not np.can_cast(dtype, first.dtype, "same_kind"):
+        raise TypeError(f"{title} returned {dtype}{np.shape(made)}, {hint}")
+
+
 def custom_op(
     function: Callable[..., Any] | None = None,
     /,
@@ -43,12 +57,13 @@ def custom_op(
 
     `function(*arrays, **options)` gets read-only NumPy arrays and returns one array or a tuple of them; it runs on the
     Python lane, one call at a time, and must not record dagrun operations. `infer(*specs, **options)` gets a
-    `(shape, dtype)` for each array and returns that of the result, or a list of them; without it the result has shape
-    and dtype of the first array. `grad(g, *arrays, **options)` gets the gradient of the result (a tuple of them, None
-    where nothing asked, if there are several) and the call's arrays, and returns the gradient of each (or None), with
-    array operations. What the function raises, every wait for its results raises: an OperationError that is also of the
-    raised type, with the line of the call. With `on_device` the arrays of a GPU come as CuPy arrays that lie there, and
-    what the function returns is such an array: for CuPy's functions and kernels. They must not be written.
+    `(shape, dtype)` for each array and returns that of the result, or a list of them; without it the result is one
+    array of the shape of the first and its dtype, or one that can be cast to it. `grad(g, *arrays, **options)` gets the
+    gradient of the result (a tuple of them, None where nothing asked, if there are several) and the call's arrays, and
+    returns the gradient of each (or None), with array operations. What the function raises, every wait for its results
+    raises: an OperationError that is also of the raised type, with the line of the call. With `on_device` the arrays of
+    a GPU come as CuPy arrays that lie there, and what the function returns is such an array: for CuPy's functions and
+    kernels. They must not be written.
 
         >>> import dagrun as dr
         >>> import numpy as np
@@ -72,7 +87,10 @@ def custom_op(
         return tuple((tuple(shape), as_dtype(dtype)) for shape, dtype in (made if several else [made]))
 
     def compute(xp: Any, *arrays: Any, options: tuple[tuple[str, Any], ...]) -> Any:
-        return body(*arrays, **dict(options))
+        made = body(*arrays, **dict(options))
+        if infer is None:
+            _check_like_first(made, arrays[0], title)
+        return made
 
     @cache
     def operator_of(count: int) -> Operator:
