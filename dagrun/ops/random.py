@@ -14,14 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from dagrun.array import Array
+from dagrun.array import Array, asarray
 from dagrun.codegen.philox import philox_kernel, philox_params
 from dagrun.core import device_index
 from dagrun.devices import Device, current_device
 from dagrun.devices import device as find_device
 from dagrun.ops.cutting import cut
 from dagrun.ops.indexing import take
-from dagrun.ops.sorting import argsort
+from dagrun.ops.mathematics import log
+from dagrun.ops.reductions import cumsum
+from dagrun.ops.sorting import argsort, searchsorted
 from dagrun.record import OVERWRITE, WRITE, Body, Operand, Operator, apply, layout
 
 _U64 = np.dtype(np.uint64)
@@ -123,6 +125,9 @@ class Generator:
         with self._lock:
             self._key, self._stream = int(seed), 0
 
+    def __reduce__(self) -> Any:
+        return _restored, self.state()
+
     def state(self) -> tuple[int, int]:
         """Seed and number of operations that drew so far; `set_state` goes back there."""
         return self._key, self._stream
@@ -143,8 +148,8 @@ class Generator:
         with self._lock:
             drawn = self._key, self._stream
             self._stream += 1
-        for log in _draws.logs:
-            log.append(drawn)
+        for kept in _draws.logs:
+            kept.append(drawn)
         return drawn
 
     def _draw(
@@ -169,30 +174,39 @@ class Generator:
 
     def uniform(
         self,
-        low: float = 0.0,
-        high: float = 1.0,
+        low: float | Array = 0.0,
+        high: float | Array = 1.0,
         size: Size = None,
         dtype: Any = np.float64,
         *,
         device: str | Device | None = None,
     ) -> Array:
-        """Uniform in [low, high); float64 or float32."""
-        return self.random(size, dtype, device=device) * (float(high) - float(low)) + float(low)
+        """Uniform in [low, high); float64 or float32. Bounds that are arrays broadcast to the size, or give it."""
+        size, device = _size_for((low, high), size, device)
+        drawn, low, high = self.random(size, dtype, device=device), _parameter(low), _parameter(high)
+        return drawn * (high - low) + low
 
     def normal(
         self,
-        loc: float = 0.0,
-        scale: float = 1.0,
+        loc: float | Array = 0.0,
+        scale: float | Array = 1.0,
         size: Size = None,
         dtype: Any = np.float64,
         *,
         device: str | Device | None = None,
     ) -> Array:
-        """Normal with mean `loc` and standard deviation `scale`; float64 or float32 (Box and Muller 1958)."""
-        if scale < 0:
+        """Normal with mean `loc` and standard deviation `scale`; float64 or float32 (Box and Muller 1958).
+
+        Means and deviations that are arrays broadcast to the size, or give it; gradients reach them.
+        """
+        loc, scale = _parameter(loc), _parameter(scale)
+        if type(scale) is float and scale < 0:
             raise ValueError(f"normal: scale is {scale}, expected no negative standard deviation")
+        size, device = _size_for((loc, scale), size, device)
         drawn = self._draw("normal", size, _floating(dtype), device)
-        return drawn if (loc, scale) == (0, 1) else drawn * float(scale) + float(loc)
+        if type(loc) is type(scale) is float and (loc, scale) == (0, 1):
+            return drawn
+        return drawn * scale + loc
 
     def integers(
         self,
@@ -223,19 +237,54 @@ class Generator:
         order = argsort(self._draw("uint64", count, np.uint64, where))
         return take(n, order, axis=0) if isinstance(n, Array) else order
 
-    def choice(self, a: int | Array, size: Size = None, *, replace: bool = True) -> Array:
-        """Elements of an array (or of 0 to a - 1), drawn with or without putting them back."""
+    def choice(self, a: int | Array, size: Size = None, *, replace: bool = True, p: Any = None) -> Array:
+        """Elements of an array (or of 0 to a - 1), drawn with or without putting them back.
+
+        `p`: how likely each is, as numbers in proportion; all are alike without it. They are not waited for, so what is
+        negative or not finite among them is not found. Without putting back, the next is drawn each time in proportion
+        among those that are left (Efraimidis and Spirakis 2006), and the likely ones tend to come first.
+
+            >>> import dagrun as dr
+            >>> dr.random.choice(3, 5, p=[0, 1, 0])
+            array([1, 1, 1, 1, 1])
+        """
         count = a.shape[0] if isinstance(a, Array) else int(a)
-        where = a.device if isinstance(a, Array) else None
-        if replace:
+        where = a.device if isinstance(a, Array) else p.device if isinstance(p, Array) else None
+        weights = None if p is None else asarray(p, np.float64, device=where)
+        if weights is not None and weights.shape != (count,):
+            raise ValueError(f"choice: p has shape {weights.shape}, expected ({count},), a number for each element")
+        wanted = 1 if size is None else int(np.prod(size))
+        if not replace and wanted > count:
+            raise ValueError(f"choice: {wanted} of {count} elements cannot be drawn without putting them back")
+        if replace and weights is None:
             index = self.integers(0, count, size, device=where)
+        elif replace:
+            ends = cumsum(weights)
+            index = searchsorted(ends, self.random(size, device=where) * ends[-1], side="right")
+        elif weights is None:
+            index = self.permutation(count, device=where)[:wanted].reshape(() if size is None else size)
         else:
-            wanted = 1 if size is None else int(np.prod(size))
-            if wanted > count:
-                raise ValueError(f"choice: {wanted} of {count} elements cannot be drawn without putting them back")
-            index = self.permutation(count, device=where)[:wanted]
-            index = index.reshape(() if size is None else size)
+            order = argsort(log(1 - self.random(count, device=where)) / weights, descending=True)
+            index = order[:wanted].reshape(() if size is None else size)
         return take(a, index, axis=0) if isinstance(a, Array) else index
+
+
+def _restored(*state: int) -> Generator:
+    generator = Generator(state[0])
+    generator.set_state((state[0], state[1]))
+    return generator
+
+
+def _parameter(value: Any) -> Any:
+    """A number or an array that draws are scaled by or moved to."""
+    return value if isinstance(value, Array) else asarray(value) if np.ndim(value) else float(value)
+
+
+def _size_for(parameters: Sequence[Any], size: Size, device: Any) -> tuple[Size, Any]:
+    """Size and device of draws for parameters that may be arrays: theirs, where none is given."""
+    shape = np.broadcast_shapes(*map(np.shape, parameters)) if size is None else size
+    first = next((x.device for x in parameters if isinstance(x, Array)), None)
+    return shape, first if device is None else device
 
 
 def _floating(dtype: Any) -> np.dtype[Any]:
