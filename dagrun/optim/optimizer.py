@@ -32,8 +32,11 @@ class Optimizer:
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
         name = type(self).__name__
-        if isinstance(params, (Array, dict)):
-            raise TypeError(f"{name}: params is a {type(params).__name__}, expected a list of arrays or of dicts")
+        if isinstance(params, (Array, dict)) or not isinstance(params, Iterable):
+            raise TypeError(
+                f"{name}: params is a {type(params).__name__}, expected a list of arrays or of dicts, such as "
+                "module.parameters()"
+            )
         given = list(params)
         if not given:
             raise ValueError(f"{name}: params is empty, expected at least one array")

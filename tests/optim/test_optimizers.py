@@ -247,6 +247,8 @@ def test_errors_name_the_value(make: Callable[[Any], Any], message: str) -> None
 def test_wrong_types() -> None:
     with pytest.raises(TypeError, match="params is a Array, expected a list"):
         dr.optim.SGD(dr.ones(2, requires_grad=True))
+    with pytest.raises(TypeError, match=r"params is a Linear, expected a list of arrays .* module.parameters\(\)"):
+        dr.optim.SGD(dr.nn.Linear(2, 2))
     with pytest.raises(TypeError, match="a parameter is a ndarray"):
         dr.optim.SGD([np.ones(2)])
     with pytest.raises(TypeError, match="expected a closure"):
