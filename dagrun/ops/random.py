@@ -19,10 +19,10 @@ from dagrun.codegen.philox import philox_kernel, philox_params
 from dagrun.core import device_index
 from dagrun.devices import Device, current_device
 from dagrun.devices import device as find_device
+from dagrun.ops.cumulative import cumsum
 from dagrun.ops.cutting import cut
 from dagrun.ops.indexing import take
 from dagrun.ops.mathematics import log
-from dagrun.ops.reductions import cumsum
 from dagrun.ops.sorting import argsort, searchsorted
 from dagrun.record import OVERWRITE, WRITE, Body, Operand, Operator, apply, layout
 

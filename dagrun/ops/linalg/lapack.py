@@ -38,7 +38,7 @@ def lapack_operator(
     def specs(inputs: Sequence[Any], scalars: Sequence[Any], **attributes: Any) -> Any:
         return infer(*inputs, **attributes)
 
-    return Operator(name, specs, compute, grad=gradients, on_host=True, **options)
+    return Operator(name, specs, compute, grad=gradients, takes="host", **options)
 
 
 def record(operator: Operator, *operands: Array, **attributes: Any) -> Any:
