@@ -123,19 +123,25 @@ def reduction_kernel(op: str, in_dtype: object, compute_dtype: object, out_dtype
 def parts_kernels(op: str, in_dtype: object, compute_dtype: object, out_dtype: object) -> tuple[int, int]:
     """Addresses of the two CUDA kernels of a reduction in parts: of the parts from the input, of the result from them.
 
-    Data: parts (results, parts) in the compute dtype, input; then output, parts. Params: those of `reduction_params`,
-    then the length of a part, as `parts_of` gives it.
+    Data: parts (results, parts) in the compute dtype, input; then output, parts. Of argmax and argmin parts are int64,
+    and the input comes last again. Params: those of `reduction_params`, then the length of a part, as `parts_of` gives
+    it.
     """
     names = (str(in_dtype), str(compute_dtype), str(out_dtype))
+    own = "int64" if op in ARGUMENT_OPS else names[1]
     return (
-        cuda_kernel("reduction", op, *names[:2], names[1], "reduce_parts"),
+        cuda_kernel("reduction", op, *names[:2], own, "reduce_parts"),
         cuda_kernel("reduction", op, *names, "combine_parts"),
     )
 
 
-def parts_of(params: bytes, compute_dtype: str) -> tuple[int, int]:
+def parts_of(op: str, params: bytes, in_itemsize: int, compute_dtype: str) -> tuple[int, int]:
     """(number of parts, their length) of each result, for a reduction of these params on a GPU; one part: no need."""
-    parts: tuple[int, int] = import_module("dagrun.codegen.cuda.reduction").split(params, compute_dtype)
+    of_cuda = import_module("dagrun.codegen.cuda.reduction")
+    if op in ARGUMENT_OPS:
+        parts: tuple[int, int] = of_cuda.split_argument(params, in_itemsize)
+    else:
+        parts = of_cuda.split(params, compute_dtype)
     return parts
 
 

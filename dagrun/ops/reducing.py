@@ -33,23 +33,24 @@ def _params(kernel: str, source: Any, axes: tuple[int, ...], itemsize: int) -> b
 def parts_on_gpu(kernel: str, source: Any, axes: tuple[int, ...], result: Any) -> tuple[int, str]:
     """In how many parts each result is reduced on a GPU, so that few results of many elements keep it busy; in what."""
     compute = _compute_dtype(kernel, source, result)
-    if kernel in _ARGUMENTS:
-        return 1, compute
-    return parts_of(_params(kernel, source, axes, result.itemsize), compute)[0], compute
+    params = _params(kernel, source, axes, result.itemsize)
+    held = "int64" if kernel in _ARGUMENTS else compute
+    return parts_of(kernel, params, source.dtype.itemsize, compute)[0], held
 
 
 def bodies_in_parts(kernel: str, output: Any, parts: Any, source: Any, axes: tuple[int, ...]) -> tuple[Body, ...]:
     """The two launches of such a reduction; the bits are those of one."""
     compute = _compute_dtype(kernel, source, output.dtype)
     params = _params(kernel, source, axes, output.dtype.itemsize)
-    count, length = parts_of(params, compute)
+    count, length = parts_of(kernel, params, source.dtype.itemsize, compute)
     if parts.size != count * output.size:
         raise Unsupported("the parts are those of another reduction")
     first, second = parts_kernels(kernel, source.dtype, compute, output.dtype)
     params += pack((length,))
+    compared = (Operand(2, READ),) if kernel in _ARGUMENTS else ()  # parts are places in it
     return (
         Body(first, params, (Operand(1, WRITE | OVERWRITE), Operand(2, READ)), source.nbytes),
-        Body(second, params, (Operand(0, WRITE | OVERWRITE), Operand(1, READ)), parts.nbytes),
+        Body(second, params, (Operand(0, WRITE | OVERWRITE), Operand(1, READ), *compared), parts.nbytes),
     )
 
 

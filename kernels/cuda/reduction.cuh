@@ -4,7 +4,8 @@
 //
 // Few results of many elements take two launches: `reduce_parts` gives, for each result, a value for each segment of 2^k
 // blocks, which is a branch of the tree, and one for the rest; `combine_parts` combines them. The word after the params is
-// the length of a segment.
+// the length of a segment. Where each result has one block of elements, groups of threads, or single threads, make a
+// result each, and none waits for another.
 //
 // Op: In, Compute, Out; prepare(In) -> Compute; combine(older, newer); identity(); finish(result, count) -> Out; lanes().
 #pragma once
@@ -24,6 +25,12 @@ struct Reduction {  // the params block
     kept = words + 8, reduced = kept + 3 * kept_dims;
     const i64 block = variant == 0 ? RUN_BLOCK : ROW_BLOCK;
     per_run = (n + block - 1) / block, blocks = n < 0 ? 0 : per_run * positions(reduced, reduced_dims, 1);
+  }
+  // How many neighbouring results a block of threads makes together ("outer" only).
+  DAGRUN_METHOD int width() const {
+    int lanes = 1;
+    while (lanes < 32 && lanes < m) lanes *= 2;
+    return lanes;
   }
   DAGRUN_METHOD i64 segment() const { return reduced[2 * reduced_dims]; }
   DAGRUN_METHOD i64 parts() const { return (blocks + segment() - 1) / segment(); }
@@ -82,6 +89,56 @@ DAGRUN_INLINE void blocks_of(const Reduction& r, i64 part, i64& first, i64& afte
   }
 }
 
+// Results of one block of elements each, by a group of threads or, where they have few elements, by a thread.
+template <class Op>
+DAGRUN_INLINE void reduce_short_inner(const Call& call, const Reduction& r) {
+  using Compute = typename Op::Compute;
+  constexpr int LANES = Op::lanes();
+  const i64 results = positions(r.kept, r.kept_dims, 2);
+  const bool alone = r.n < LANES;
+  const i64 step = alone ? all_threads() : all_threads() / LANES;
+  for (i64 result = alone ? first_thread() : first_thread() / LANES; result < results; result += step) {
+    i64 at[2] = {};
+    position<2>(r.kept, r.kept_dims, result, at);
+    const char* place = call.data[1] + at[1];
+    Compute total = Op::identity();
+    if (alone) {
+      for (i64 i = 0; i < r.n; i++) {
+        total = Op::combine(total, Op::prepare(load<typename Op::In>(place + i * r.stride)));
+      }
+      total = Op::combine(Op::identity(), total);
+    } else {
+      total = block_total<Op>(place, r.stride, r.n);
+    }
+    total = Op::combine(total, Op::identity());  // as Counter::fold does
+    if (alone || threadIdx.x % LANES == 0) {
+      store<typename Op::Out>(call.data[0] + at[0], Op::finish(total, r.count));
+    }
+  }
+}
+
+// The same for neighbouring results: a thread for each.
+template <class Op>
+DAGRUN_INLINE void reduce_short_outer(const Call& call, const Reduction& r) {
+  using Compute = typename Op::Compute;
+  const i64 results = r.m * positions(r.kept, r.kept_dims, 2);
+  for (i64 result = first_thread(); result < results; result += all_threads()) {
+    i64 outer = 0, column = result, at[2] = {};
+    if (r.kept_dims > 0) {
+      divide(result, r.m, outer, column);
+      position<2>(r.kept, r.kept_dims, outer, at);
+    }
+    const char* place = call.data[1] + at[1] + column * i64(sizeof(typename Op::In));
+    Compute total = Op::identity();
+#pragma unroll 8
+    for (i64 i = 0; i < r.n; i++) {
+      total = Op::combine(total, Op::prepare(load<typename Op::In>(place + i * r.stride)));
+    }
+    total = Op::combine(total, Op::identity());
+    store<typename Op::Out>(call.data[0] + at[0] + column * r.out_step, Op::finish(total, r.count));
+  }
+}
+
 // One result at a time for each block of threads; the groups take the blocks of its elements in turn.
 template <class Op, bool PARTS>
 DAGRUN_INLINE void reduce_inner(const Call& call, const Reduction& r) {
@@ -132,23 +189,23 @@ DAGRUN_INLINE void reduce_inner(const Call& call, const Reduction& r) {
   }
 }
 
-// 32 neighbouring results at a time for each block of threads, a thread of each group for each.
+// Up to 32 neighbouring results at a time for each block of threads, a thread of each group for each.
 template <class Op, bool PARTS>
 DAGRUN_INLINE void reduce_outer(const Call& call, const Reduction& r) {
   using Compute = typename Op::Compute;
   Compute* totals = reinterpret_cast<Compute*>(DAGRUN_SHARED);
-  const int groups = blockDim.x / 32, group = threadIdx.x / 32, lane = threadIdx.x % 32;
-  Counter<Op> counter{totals + 32 * groups + lane, 32};
+  const int width = r.width(), groups = blockDim.x / width, group = threadIdx.x / width, lane = threadIdx.x % width;
+  Counter<Op> counter{totals + width * groups + lane, width};
   int level = 0;
   while (1 << level < groups) level++;
-  const i64 parts = PARTS ? r.parts() : 1, tiles = (r.m + 31) / 32;
+  const i64 parts = PARTS ? r.parts() : 1, tiles = (r.m + width - 1) / width;
   const i64 jobs = tiles * positions(r.kept, r.kept_dims, 2) * parts;
   for (i64 job = blockIdx.x; job < jobs; job += gridDim.x) {
     i64 tile, part, first, after, outer, column, at[2] = {};
     divide(job, parts, tile, part);
     blocks_of<PARTS>(r, part, first, after);
     divide(tile, tiles, outer, column);
-    column = column * 32 + lane;
+    column = column * width + lane;
     position<2>(r.kept, r.kept_dims, outer, at);
     for (i64 before = first; before < after; before += groups) {
       Compute total = Op::identity();
@@ -168,13 +225,13 @@ DAGRUN_INLINE void reduce_outer(const Call& call, const Reduction& r) {
       if (after - before >= groups) {
         for (int step = 1; step < groups; step *= 2) {
           if (group % (2 * step) == 0) {
-            totals[threadIdx.x] = Op::combine(totals[threadIdx.x], totals[threadIdx.x + 32 * step]);
+            totals[threadIdx.x] = Op::combine(totals[threadIdx.x], totals[threadIdx.x + width * step]);
           }
           __syncthreads();
         }
         if (group == 0) counter.push(before - first, level, totals[lane]);
       } else if (group == 0) {
-        for (i64 i = 0; i < after - before; i++) counter.push(before - first + i, 0, totals[32 * i + lane]);
+        for (i64 i = 0; i < after - before; i++) counter.push(before - first + i, 0, totals[width * i + lane]);
       }
       __syncthreads();
     }
@@ -192,6 +249,16 @@ template <class Op, bool PARTS>
 DAGRUN_INLINE void reduce(const Call& call) {
   const Reduction r(call);
   if (r.n < 0) return;
+  if constexpr (!PARTS) {
+    if (r.blocks == 1) {
+      if (r.variant == 0) {
+        reduce_short_inner<Op>(call, r);
+      } else {
+        reduce_short_outer<Op>(call, r);
+      }
+      return;
+    }
+  }
   if (r.variant == 0) {
     reduce_inner<Op, PARTS>(call, r);
   } else {
@@ -241,48 +308,122 @@ DAGRUN_INLINE void combine_parts(const Call& call) {
   }
 }
 
-// The first position of the best element. Op: In, Compute, Out; prepare(In) -> Compute; better(new, old); is_nan(x).
+// ---- argmax, argmin: the first position of the best element
+//
+// Op: In, Compute, Out; prepare(In) -> Compute; better(new, old); is_nan(x).
+//
+// Neighbouring results that lie beside each other in the input, but whose elements do not, are made together. Few results
+// of many elements take two launches: `argument_parts` gives the position of the best element of each segment, of the
+// length that stands after the params; `combine_arguments` compares what stands there.
+
 template <class Op>
-DAGRUN_INLINE void reduce_argument(const Call& call) {
-  using Compute = typename Op::Compute;
-  const Reduction r(call);
-  if (r.n < 0) return;
-  Compute* best = reinterpret_cast<Compute*>(DAGRUN_SHARED + blockDim.x * sizeof(i64));
-  i64* found = reinterpret_cast<i64*>(DAGRUN_SHARED);
-  auto wins = [](Compute x, i64 i, Compute y, i64 j) {  // (x at i) before (y at j); a position of -1: nothing there
-    if (i < 0 || j < 0) return j < 0 && i >= 0;
-    const bool nan = Op::is_nan(x), other = Op::is_nan(y);
-    if (nan != other) return nan;
-    if (!nan && Op::better(x, y)) return true;
-    return (nan || !Op::better(y, x)) && i < j;
-  };
-  const i64 results = positions(r.kept, r.kept_dims, 2);
-  for (i64 result = blockIdx.x; result < results; result += gridDim.x) {
-    i64 at[2] = {};
-    position<2>(r.kept, r.kept_dims, result, at);
-    Compute own = Compute();
-    i64 place = -1;
-    for (i64 i = threadIdx.x; i < r.count; i += blockDim.x) {
-      i64 run, column, offset[1] = {at[1]};
-      divide(i, r.n, run, column);
-      position<1>(r.reduced, r.reduced_dims, run, offset);
-      const Compute x = Op::prepare(load<typename Op::In>(call.data[1] + offset[0] + column * r.stride));
-      if (wins(x, i, own, place)) own = x, place = i;
-    }
-    best[threadIdx.x] = own;
-    found[threadIdx.x] = place;
-    __syncthreads();
-    for (unsigned half = blockDim.x / 2; half > 0; half /= 2) {
-      if (threadIdx.x < half) {
-        const unsigned other = threadIdx.x + half;
-        if (wins(best[other], found[other], best[threadIdx.x], found[threadIdx.x])) {
-          best[threadIdx.x] = best[other];
-          found[threadIdx.x] = found[other];
-        }
-      }
+struct Best {
+  typename Op::Compute value;
+  i64 place = -1;  // -1: nothing there
+
+  DAGRUN_METHOD void meet(typename Op::Compute other, i64 there) {
+    if (there < 0 || (place >= 0 && !wins(other, there))) return;
+    value = other, place = there;
+  }
+  DAGRUN_METHOD bool wins(typename Op::Compute other, i64 there) const {
+    const bool nan = Op::is_nan(other), own = Op::is_nan(value);
+    if (nan != own) return nan;
+    if (!nan && Op::better(other, value)) return true;
+    return (nan || !Op::better(value, other)) && there < place;
+  }
+  // The best of every `width`-th thread of a block, in each of its first `width` threads. All threads take part.
+  DAGRUN_METHOD void meet_others(unsigned width) {
+    i64* places = reinterpret_cast<i64*>(DAGRUN_SHARED);
+    auto* values = reinterpret_cast<typename Op::Compute*>(DAGRUN_SHARED + blockDim.x * sizeof(i64));
+    for (unsigned half = blockDim.x / 2; half >= width; half /= 2) {
+      places[threadIdx.x] = place, values[threadIdx.x] = value;
+      __syncthreads();
+      if (threadIdx.x < half) meet(values[threadIdx.x + half], places[threadIdx.x + half]);
       __syncthreads();
     }
-    if (threadIdx.x == 0) store<typename Op::Out>(call.data[0] + at[0], typename Op::Out(found[0] < 0 ? 0 : found[0]));
+  }
+};
+
+template <class Op>
+struct Argument : Reduction {
+  using In = typename Op::In;
+  using Compute = typename Op::Compute;
+  i64 results, neighbours;  // the innermost kept dimension, where its results are made together; else 1
+  int width;                // how many at a time
+
+  DAGRUN_METHOD explicit Argument(const Call& call) : Reduction(call), neighbours(1), width(1) {
+    results = n < 0 ? 0 : positions(kept, kept_dims, 2);
+    if (kept_dims == 0 || kept[2] != i64(sizeof(In)) || stride == i64(sizeof(In))) return;
+    neighbours = kept[0];
+    while (width < 32 && width < neighbours) width *= 2;
+  }
+  DAGRUN_METHOD Compute at(const char* line, i64 number) const {
+    i64 run = 0, column = number, offset[1] = {};
+    if (reduced_dims > 0) {
+      divide(number, n, run, column);
+      position<1>(reduced, reduced_dims, run, offset);
+    }
+    return Op::prepare(load<In>(line + offset[0] + column * stride));
+  }
+};
+
+template <class Op, bool PARTS>
+DAGRUN_INLINE void best_places(const Call& call) {
+  const Argument<Op> r(call);
+  if (r.results == 0) return;
+  const int lane = threadIdx.x % r.width, group = threadIdx.x / r.width, groups = blockDim.x / r.width;
+  const i64 segment = PARTS ? r.segment() : r.count, parts = PARTS ? (r.count + segment - 1) / segment : 1;
+  const i64 tiles = (r.neighbours + r.width - 1) / r.width, jobs = r.results / r.neighbours * tiles * parts;
+  for (i64 job = blockIdx.x; job < jobs; job += gridDim.x) {
+    i64 tile, part, outer, column, at[2] = {};
+    divide(job, parts, tile, part);
+    divide(tile, tiles, outer, column);
+    column = column * r.width + lane;
+    const i64 result = outer * r.neighbours + column;
+    Best<Op> best{};
+    if (column < r.neighbours) {
+      position<2>(r.kept, r.kept_dims, result, at);
+      const char* line = call.data[1] + at[1];
+      const i64 first = part * segment, after = first + segment < r.count ? first + segment : r.count;
+#pragma unroll 4
+      for (i64 i = first + group; i < after; i += groups) best.meet(r.at(line, i), i);
+    }
+    best.meet_others(r.width);
+    if (group != 0 || column >= r.neighbours) continue;
+    if constexpr (PARTS) {
+      store<i64>(call.data[0] + (result * parts + part) * i64(sizeof(i64)), best.place);
+    } else {
+      store<typename Op::Out>(call.data[0] + at[0], typename Op::Out(best.place < 0 ? 0 : best.place));
+    }
+  }
+}
+
+template <class Op>
+DAGRUN_INLINE void reduce_argument(const Call& call) {
+  best_places<Op, false>(call);
+}
+
+// Data: parts, input; the parts of a result lie beside each other. Op::Out is not used.
+template <class Op>
+DAGRUN_INLINE void argument_parts(const Call& call) {
+  best_places<Op, true>(call);
+}
+
+// Data: output, parts, input. A block of threads, as many as there are parts or more, compares those of a result.
+template <class Op>
+DAGRUN_INLINE void combine_arguments(const Call& call) {
+  const Argument<Op> r(call);
+  const i64 parts = (r.count + r.segment() - 1) / r.segment();
+  for (i64 result = blockIdx.x; result < r.results; result += gridDim.x) {
+    i64 at[2] = {};
+    position<2>(r.kept, r.kept_dims, result, at);
+    Best<Op> best{};
+    if (threadIdx.x < parts) {
+      const i64 place = load<i64>(call.data[1] + (result * parts + threadIdx.x) * i64(sizeof(i64)));
+      best.meet(r.at(call.data[2] + at[1], place), place);
+    }
+    best.meet_others(1);
+    if (threadIdx.x == 0) store<typename Op::Out>(call.data[0] + at[0], typename Op::Out(best.place));
   }
 }
 

@@ -62,6 +62,8 @@ def _requests(dtypes: tuple[str, ...]) -> Iterator[Callable[[], int]]:
                 yield lambda d=d, op=op, compute=compute, half=half: parts_kernels(op, d, compute, d)[half]
         for op in ARGUMENT_OPS:
             yield lambda d=d, op=op, wide=wide: reduction_kernel(op, d, wide, "int64")
+            for half in (0, 1):
+                yield lambda d=d, op=op, wide=wide, half=half: parts_kernels(op, d, wide, "int64")[half]
         for op in CUMULATIVE_OPS:
             yield lambda d=d, op=op: cumulative_kernel(op, d, "float64" if d.startswith("float") else "int64")
         for make in (take_kernel, put_kernel, add_kernel):

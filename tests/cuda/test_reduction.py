@@ -11,7 +11,7 @@ from dagrun.codegen.cuda.registry import kernel_at
 from dagrun.codegen.reduction import ARGUMENT_OPS, reduction_kernel, reduction_params
 from dagrun.codegen.target import lowering_for
 from dagrun.ops.reducing import parts_on_gpu
-from dagrun.ops.reductions import MAX, MEAN, SUM
+from dagrun.ops.reductions import ARGMAX, ARGMIN, MAX, MEAN, SUM
 from dagrun.record import layout
 from tests.codegen import test_reduction as of_cpu
 from tests.cuda.harness import Case, bits, check, load, needs_compiler, run_bodies
@@ -71,7 +71,10 @@ def test_more_results_than_blocks_of_threads(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(registry, "MOST_BLOCKS", 3)
     rng = np.random.default_rng(3)
     cases = []
-    for shape, axes in [((40, 2100), (1,)), ((70, 32 * 40), (0,)), ((40, 3), (1,)), ((41, 2, 40), (1,))]:
+    for shape, axes in [
+        ((40, 2100), (1,)), ((70, 32 * 40), (0,)), ((40, 3), (1,)), ((41, 2, 40), (1,)), ((1500, 33), (1,)),
+        ((900, 31), (1,)), ((17, 3, 70), (1,)), ((70, 11), (0,)), ((3, 5, 2), (1,)),
+    ]:  # fmt: skip
         x = rng.standard_normal(shape).astype(np.float32)
         cases += [case("sum", x, axes, seed) for seed in (1, 2)] + [case("argmax", x, axes)]
     check(cases)
@@ -81,15 +84,21 @@ def test_results_in_parts_have_the_bits_of_one_launch(monkeypatch: pytest.Monkey
     """Whole parts only, or a rest after them; a power of two of parts and others; of rows and of lines."""
     monkeypatch.setattr(registry, "MOST_BLOCKS", 5)
     monkeypatch.setattr(of_cuda, "MOST_THREADS", 64)
+    monkeypatch.setattr(of_cuda, "_ARGUMENT_THREADS", 64)
     rng = np.random.default_rng(7)
     pairs = []
     for operator, dtype, shape, axes in [
         (SUM, "float32", (1024 * 16,), (0,)), (SUM, "float32", (1024 * 13 + 7,), (0,)), (MAX, "int8", (9000,), (0,)),
-        (MEAN, "float32", (260, 5), (0,)), (SUM, "float16", (3, 290, 35, 2), (1, 3)), (SUM, "float64", (290, 3), (0,)),
-        (MEAN, "float16", (2, 7000, 2), (0, 1)), (MAX, "float64", (2, 16_500), (1,)),
+        (MEAN, "float32", (1030, 5), (0,)), (SUM, "float16", (3, 290, 35, 2), (1, 3)),
+        (SUM, "float64", (2100, 3), (0,)),
+        (MEAN, "float16", (2, 7000, 2), (0, 1)), (MAX, "float64", (2, 16_500), (1,)), (ARGMAX, "int8", (2100,), (0,)),
+        (ARGMIN, "float64", (3, 3000), (1,)), (ARGMAX, "float16", (300, 7), (0,)), (ARGMIN, "bool", (1500,), (0,)),
+        (ARGMAX, "float32", (2, 90, 35, 20), (1,)),
     ]:  # fmt: skip
         x = (rng.standard_normal(shape) * 10.0 ** rng.integers(-3, 2, shape)).astype(dtype)
-        source, result = layout(x.dtype, shape), np.dtype(dtype)
+        if operator in (ARGMAX, ARGMIN) and dtype.startswith("float"):
+            x = np.where(rng.random(shape) < 0.002, np.array(np.nan, dtype), np.round(x))  # some equal, or no numbers
+        source, result = layout(x.dtype, shape), np.dtype("int64" if operator in (ARGMAX, ARGMIN) else dtype)
         how = {"axes": axes, "keepdims": False, "result": result}
         parts = parts_on_gpu(operator.name, source, axes, result)
         assert parts[0] > 1, f"{shape}, {axes}"

@@ -7,9 +7,10 @@ from dagrun.codegen.cuda.registry import CudaKernel, Launch, known, register, wo
 from dagrun.codegen.movement import DIGIT_BITS
 
 _DIGITS = 1 << DIGIT_BITS
-_THREADS = 512  # of a block
+_BOUND = 512  # threads of a block that kernels are compiled for
+_THREADS = _BOUND
 _TILE = 128 * _THREADS // 32  # items that a block takes at once
-_MOST_TILES = 512
+_MOST_TILES = _BOUND
 _TEMPLATES = {"count": "count_digits", "tiles": "add_tiles", "move": "move_items"}
 
 
@@ -37,4 +38,4 @@ def _ordering(name: str, which: str) -> CudaKernel:
         counts = _DIGITS * _THREADS // 32
         return Launch(-(-items // rest[0]), _THREADS, 4 * (counts + (_THREADS if which == "move" else 0)))
 
-    return CudaKernel(name, template_kernel(name, "ordering.cuh", _TEMPLATES[which], {}), launch)
+    return CudaKernel(name, template_kernel(name, "ordering.cuh", _TEMPLATES[which], {}, threads=_BOUND), launch)
