@@ -119,14 +119,16 @@ void retire(Operation* operation) {
   if (!operation || module.forked) return;
   retired.push_back(operation);
   if (retired.size() < 64 || module.executor->in_flight() > 0 || module.executor->live_failures() > 0) return;
-  for (Operation* dead : retired) {
+  // What they held may be the last reference to other signatures, whose operations retire meanwhile.
+  std::vector<Operation*> now;
+  now.swap(retired);
+  for (Operation* dead : now) {
     for (Layout* layout : dead->outputs) Py_DECREF(reinterpret_cast<PyObject*>(layout));
     for (Layout* layout : dead->inputs) Py_DECREF(reinterpret_cast<PyObject*>(layout));
     for (auto& lowered : dead->lowered) Py_XDECREF(lowered ? lowered->fallback : nullptr);
     Py_XDECREF(dead->explain);
     delete dead;
   }
-  retired.clear();
 }
 
 // ---------------------------------------------------------------------------------------------------- record

@@ -116,6 +116,30 @@ def export_copy_on_write(lab: Lab) -> Any:
     return names
 
 
+def held_signatures(lab: Lab) -> Any:
+    """Signatures that die give back what they held, which may be other signatures."""
+
+    class Held:
+        def __init__(self, signature: Any) -> None:
+            self.signature = signature
+
+        def __call__(self, code: int, details: tuple[int, ...]) -> Any:
+            return ValueError, f"{code}"
+
+    def held_by(held: Held) -> Any:
+        return lab.signature("held", SHIFT, lab.layout(1), [lab.layout(1)], explain=held)
+
+    alive = []
+    signatures = []
+    for _ in range(64):  # the native core frees so many at a time
+        inner = Held(None)
+        alive.append(weakref.ref(inner))
+        signatures.append(held_by(Held(held_by(inner))))
+    del inner
+    signatures.clear()
+    assert [held() for held in alive] == [None] * 64
+
+
 def lent_memory(lab: Lab) -> Any:
     """Memory given without a copy is read in place, never written, and let go of with its last array."""
     n = lab.start()
