@@ -49,6 +49,8 @@ reduction.py
         of the input; axes: non-negative ints; the output is C-contiguous over the kept axes (keepdims is the same
         memory). keep_order=True for argmax and argmin (positions are in C order of the reduced axes).
 
+transposition.py    on GPUs: copies whose operands are contiguous along different dimensions
+
 cumulative.py
     cumulative_kernel(op, in_dtype, out_dtype) -> address             op: cumsum cumprod cummax cummin
     cumulative_params(shape, out_strides, in_strides, axis, out_itemsize, in_itemsize) -> bytes

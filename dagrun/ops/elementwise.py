@@ -13,6 +13,8 @@ import numpy as np
 from dagrun.array import Array, asarray, is_weak
 from dagrun.codegen.compiler import Unsupported
 from dagrun.codegen.elementwise import elementwise, elementwise_params
+from dagrun.codegen.target import target as lowering_target
+from dagrun.codegen.transposition import transposition_kernel, transposition_params
 from dagrun.core import device_index, native
 from dagrun.devices import Device
 from dagrun.ops.cutting import cut, outermost
@@ -110,6 +112,18 @@ def elementwise_bodies(address: int, output: Any, inputs: Sequence[Any]) -> tupl
     return tuple(bodies)
 
 
+def _transposed_bodies(output: Any, source: Any) -> tuple[Body, ...] | None:
+    """The task of a copy on a GPU where its operands are contiguous along different axes; None for other copies."""
+    if lowering_target() != "cuda" or output.dtype != source.dtype:
+        return None
+    strides = broadcast_strides(source, output.shape)
+    params = transposition_params(output.shape, output.strides, strides, output.dtype.itemsize)
+    if params is None:
+        return None
+    operands = Operand(0, WRITE | OVERWRITE), Operand(1, READ)
+    return (Body(transposition_kernel(output.dtype), params, operands, 2 * output.nbytes),)
+
+
 def _lower(kernel: str) -> Callable[..., Any]:
     def lower(
         outputs: Sequence[Any],
@@ -124,6 +138,8 @@ def _lower(kernel: str) -> Callable[..., Any]:
         dtypes = [next(values) if is_scalar else next(views).dtype for is_scalar in mask]
         if compute is None:
             raise Unsupported(f"{kernel}: a NumPy loop of mixed types")
+        if kernel == "cast" and inputs and (transposed := _transposed_bodies(outputs[0], inputs[0])):
+            return transposed
         address = elementwise(kernel, dtypes, compute, outputs[0].dtype, mask)
         return elementwise_bodies(address, outputs[0], inputs)
 

@@ -23,6 +23,7 @@ from dagrun.codegen.scalars import SCALAR_OPS
 from dagrun.codegen.softmax import CLASSES, SOFTMAX, classes_kernel, softmax_kernel
 from dagrun.codegen.sorting import sorting_kernel
 from dagrun.codegen.target import lowering_for
+from dagrun.codegen.transposition import transposition_kernel
 from dagrun.codegen.updates import update_kernel
 from dagrun.codegen.values import DTYPES
 
@@ -76,6 +77,7 @@ def _requests(dtypes: tuple[str, ...]) -> Iterator[Callable[[], int]]:
             yield lambda which=which: ordering_kernel(which)
         for which in SORTS:
             yield lambda d=d, which=which: sorting_kernel(which, d)
+        yield lambda d=d: transposition_kernel(d)
         yield lambda d=d: plain_gemm_kernel(d)
         for kind in ("unfold", "fold"):
             yield lambda d=d, kind=kind: convolution_kernel(kind, d)
