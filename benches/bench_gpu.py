@@ -1,4 +1,4 @@
-"""On a GPU: the cost of a launch, streams side by side, copies beside kernels, the speed of memory, training steps.
+"""On a GPU: the cost of a launch, streams side by side, copies beside kernels, memory, convolutions, training steps.
 
 torch runs beside it, eager, where it has CUDA; both use float32 without TF32. Every run ends when both sides are idle.
 `make bench-gpu` runs it where there is a GPU. DAGRUN_BENCH_SMALL=1 takes sizes that the emulator of the tests can do,
@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import dagrun as dr
+from dagrun.config import settings
+from dagrun.ops import convolution
 from dagrun.parallel import all_reduce
 
 SMALL = os.environ.get("DAGRUN_BENCH_SMALL") == "1"
@@ -260,6 +263,60 @@ def test_product(bench: Any, torch: Torch) -> None:
         peers = torch.peers(lambda: c @ d)
     bench.run(waiting(lambda: a @ b), peers, rounds=ROUNDS)
     compare(bench, f"a product of {size} x {size} float32", peers)
+
+
+# ---- convolutions
+
+# channels, size, outputs, kernel, stride, groups: ResNet-50's and ResNet-18's layers, and a depthwise one
+LAYERS = [
+    (3, 224, 64, 7, 2, 1),
+    (64, 56, 64, 3, 1, 1),
+    (256, 56, 512, 1, 2, 1),
+    (256, 14, 256, 3, 1, 1),
+    (512, 7, 512, 3, 1, 1),
+    (64, 32, 64, 3, 1, 1),
+    (128, 56, 128, 3, 1, 128),
+]
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_convolution(bench: Any, torch: Torch, layer: Any, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer with both gradients by columns and without, and by the way that shapes choose."""
+    channels, size, outputs, kernel, stride, groups = layer
+    batch = pick(32, 2)
+    if SMALL:
+        channels, size, outputs, groups = min(channels, 8), min(size, 9), min(outputs, 8), min(groups, 8)
+    shapes = (batch, channels, size, size), (outputs, channels // groups, kernel, kernel)
+    x, w = (random(*shape, seed=i).astype(dtype) for i, shape in enumerate(shapes))
+    own = [dr.asarray(a, device=GPU, requires_grad=True) for a in (x, w)]
+    padding = kernel // 2
+    probe = dr.ones_like(dr.nn.functional.conv2d(*own, None, stride, padding, 1, groups).detach())
+
+    def step(way: str) -> Callable[[], None]:
+        def run() -> None:
+            monkeypatch.setattr(convolution, "settings", lambda: replace(settings(), cuda_convolution=way))
+            y = dr.nn.functional.conv2d(*own, None, stride, padding, 1, groups)
+            for a in own:
+                a.grad = None
+            y.backward(probe)
+            dr.wait()
+
+        return run
+
+    peers = {name: step(name) for name in ("columns", "implicit")}
+    if torch.module and (torch.device == "cuda" or dtype == "float32"):
+        theirs = [torch.asarray(a).requires_grad_() for a in (x, w)]
+        cotangent = torch.asarray(np.ones(probe.shape, dtype))
+
+        def eager() -> None:
+            y = torch.module.nn.functional.conv2d(*theirs, None, stride, padding, 1, groups)
+            torch.module.autograd.grad(y, theirs, cotangent)
+
+        peers |= torch.peers(eager)
+    bench.run(step("auto"), peers, rounds=ROUNDS)
+    name = f"{channels} x {size} x {size} to {outputs}, kernel {kernel}, stride {stride}, groups {groups}"
+    compare(bench, f"convolution and both gradients, batch {batch}, {name}, {dtype}", peers)
 
 
 # ---- training

@@ -29,6 +29,7 @@ class Settings:
     sim_seed: int = 1  # order in which the simulated device completes its work
     cuda_logical: int = 1  # devices that each GPU stands for
     cuda_tf32: bool = False  # float32 products on tensor cores, with 10 bits of mantissa
+    cuda_convolution: str = "auto"  # "columns" or "implicit": convolutions go that way wherever they can
     pin: bool = False  # bind worker i to core i
     steer: bool = True  # wake workers on another core than the waking thread's (Linux)
     watchdog_seconds: float = 0.0  # not 0: print what waits for what when a wait makes no progress for so long
@@ -37,7 +38,11 @@ class Settings:
     cache_dir: str = ""  # where compiled kernels are kept; empty: the user's cache folder
 
 
-_CHOICES = {"engine": ("async", "serial"), "core": ("auto", "native", "python")}
+_CHOICES = {
+    "engine": ("async", "serial"),
+    "core": ("auto", "native", "python"),
+    "cuda_convolution": ("auto", "columns", "implicit"),
+}
 
 
 def _read(name: str, default: object) -> object:

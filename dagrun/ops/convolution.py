@@ -5,7 +5,8 @@ weight. So the gradients of each of the three are the other two, to any order. I
 columns), weights (outputs, channels of a group, kernel rows, kernel columns).
 
 How the work is cut depends on shapes alone: images into tasks, and within a task into chunks whose columns fit the
-cache (see `codegen.convolution`). For CUDA columns and products are tasks of their own (see `columns`).
+cache (see `codegen.convolution`). For CUDA there are three ways, of which `convolution_path` chooses: columns and
+products as tasks of their own (`columns`), products without columns (`implicit`), and sums over windows (`direct`).
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from dagrun.array import Array
 from dagrun.codegen.convolution import Geometry, convolution_kernel, convolution_params
 from dagrun.codegen.reduction import reduction_kernel, reduction_params
 from dagrun.codegen.target import target
+from dagrun.config import settings
 from dagrun.core import device_index
-from dagrun.ops.columns import forward_bodies, input_bodies, scratch_nbytes, weight_bodies
+from dagrun.ops import columns, direct, implicit
+from dagrun.ops.convolution_path import path_of
 from dagrun.ops.cutting import cut
 from dagrun.ops.depthwise import Depthwise
 from dagrun.ops.elementwise import copied
@@ -313,20 +316,22 @@ def _weight_bodies(weight: Any, y: Any, x: Any, geometry: Geometry, groups: int)
 # ---- the three products: operators
 
 
-# `gpu`: the scratch memory is that of a GPU's tasks.
+# `gpu`: not empty where the scratch memory is that of a GPU's tasks: the way they go, "auto", "columns" or "implicit".
 
 
-def _scratch(
-    kind: str, x: tuple[int, ...], outputs: int, geometry: Geometry, groups: int, dtype: Any, gpu: bool
-) -> Any:
+_PATHS: dict[str, Any] = {"columns": columns, "implicit": implicit, "direct": direct}
+
+
+def _scratch(kind: str, x: tuple[int, ...], outputs: int, geometry: Geometry, groups: int, dtype: Any, gpu: str) -> Any:
     if gpu or target() == "cuda":
-        return (scratch_nbytes(kind, x, outputs, geometry, groups, dtype),), _BYTE
+        sizes = kind, x, outputs, geometry, groups, dtype
+        return (_PATHS[path_of(*sizes, gpu)].scratch_nbytes(*sizes) if x[0] else 0,), _BYTE
     how = kind, geometry, groups, x[0], x[1], outputs, dtype
     return ((Depthwise.of(*how) or _Cut(*how)).nbytes,), _BYTE
 
 
 def _infer_convolve(
-    inputs: Sequence[Any], scalars: Sequence[Any], *, geometry: Geometry, groups: int, gpu: bool = False
+    inputs: Sequence[Any], scalars: Sequence[Any], *, geometry: Geometry, groups: int, gpu: str = ""
 ) -> Any:
     x, w = inputs[:2]
     made = ((x.shape[0], w.shape[0], *geometry.out), x.dtype)
@@ -334,7 +339,7 @@ def _infer_convolve(
 
 
 def _infer_spread(
-    inputs: Sequence[Any], scalars: Sequence[Any], *, geometry: Geometry, groups: int, gpu: bool = False
+    inputs: Sequence[Any], scalars: Sequence[Any], *, geometry: Geometry, groups: int, gpu: str = ""
 ) -> Any:
     y, w = inputs
     shape = (y.shape[0], w.shape[1] * groups, *geometry.size)
@@ -342,7 +347,7 @@ def _infer_spread(
 
 
 def _infer_correlate(
-    inputs: Sequence[Any], scalars: Sequence[Any], *, geometry: Geometry, groups: int, gpu: bool = False
+    inputs: Sequence[Any], scalars: Sequence[Any], *, geometry: Geometry, groups: int, gpu: str = ""
 ) -> Any:
     y, x = inputs
     shape = (y.shape[1], x.shape[1] // groups, *geometry.kernel)
@@ -352,7 +357,7 @@ def _infer_correlate(
 def _with_scratch(infer: Any, compute: Any) -> Any:
     """`compute` with the scratch memory, which NumPy does not need, as second result."""
 
-    def both(xp: Any, *operands: Any, geometry: Geometry, groups: int, gpu: bool = False) -> Any:
+    def both(xp: Any, *operands: Any, geometry: Geometry, groups: int, gpu: str = "") -> Any:
         _, (shape, dtype) = infer(operands, (), geometry=geometry, groups=groups, gpu=gpu)
         return compute(xp, *operands, geometry, groups), xp.zeros(shape, dtype)
 
@@ -387,35 +392,38 @@ _CONVOLVE_RULES = Gradients(
 
 
 def _lower_convolve(
-    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], gpu: bool = False, **how: Any
+    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], gpu: str = "", **how: Any
 ) -> Any:
     (y, scratch), (x, w, *bias) = outputs, inputs
     if gpu and target() != "cuda":
         return None
     if target() == "cuda" and x.shape[0]:
-        return forward_bodies(x, y, w, bool(bias), scratch, **how)
+        path = path_of("forward", x.shape, w.shape[0], dtype=x.dtype, way=gpu, **how)
+        return _PATHS[path].forward_bodies(x, y, w, bool(bias), scratch, **how)
     return _image_bodies("forward", x, y, w, bias[0] if bias else None, **how)
 
 
 def _lower_spread(
-    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], gpu: bool = False, **how: Any
+    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], gpu: str = "", **how: Any
 ) -> Any:
     (x, scratch), (y, w) = outputs, inputs
     if gpu and target() != "cuda":
         return None
     if target() == "cuda" and x.shape[0]:
-        return input_bodies(x, y, w, scratch, **how)
+        path = path_of("to_input", x.shape, w.shape[0], dtype=x.dtype, way=gpu, **how)
+        return _PATHS[path].input_bodies(x, y, w, scratch, **how)
     return _image_bodies("to_input", x, y, w, None, **how)
 
 
 def _lower_correlate(
-    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], gpu: bool = False, **how: Any
+    outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], gpu: str = "", **how: Any
 ) -> Any:
     (weight, scratch), (y, x) = outputs, inputs
     if gpu and target() != "cuda":
         return None
     if target() == "cuda" and x.shape[0]:
-        return weight_bodies(weight, y, x, scratch, **how)
+        path = path_of("to_weight", x.shape, weight.shape[0], dtype=x.dtype, way=gpu, **how)
+        return _PATHS[path].weight_bodies(weight, y, x, scratch, **how)
     return _weight_bodies(weight, y, x, **how)
 
 
@@ -453,13 +461,13 @@ CORRELATE = Operator(
 def _apply(op: Operator, operands: tuple[Array, ...], geometry: Geometry, groups: int) -> Array:
     attributes: tuple[tuple[str, Any], ...] = (("geometry", geometry), ("groups", groups))
     if operands[0].device.kind == "cuda":
-        attributes += (("gpu", True),)
+        attributes += (("gpu", settings().cuda_convolution),)
     made: tuple[Array, Array] = apply(op, operands, device_index(operands[0].device), attributes=attributes)
     return made[0]  # the scratch memory goes back when the tasks are done
 
 
 def _readable(x: Array, geometry: Geometry) -> Array:
-    """Images as a GPU's tasks read them: where they are their own columns, each plane contiguous."""
+    """Images as a GPU's tasks read them: where they may be their own columns, each plane contiguous."""
     return _rows_dense(x) if geometry.pointwise and x.device.kind == "cuda" else x
 
 

@@ -8,10 +8,10 @@
 #pragma once
 
 #ifndef DAGRUN_HOST
-// `threads`: the most that a block of it is launched with. Without them the compiler may take more registers than so many
-// threads find, and the launch is refused.
-#define DAGRUN_KERNEL(name, threads) \
-  extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ dagrun::Call call)
+// After the name: the most threads that a block of it is launched with and, where that matters, for how many such blocks at a
+// time the registers must do. Without the first the compiler may take more than so many threads find, and the launch is refused.
+#define DAGRUN_KERNEL(name, ...) \
+  extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name(const __grid_constant__ dagrun::Call call)
 #define DAGRUN_INLINE __device__ __forceinline__
 #define DAGRUN_METHOD __device__ __forceinline__
 #define DAGRUN_SHARED dagrun_shared  // the shared memory that the launch asks for

@@ -26,11 +26,12 @@
 #define __restrict__
 #define DAGRUN_INLINE [[maybe_unused]] static inline
 #define DAGRUN_METHOD inline
-#define DAGRUN_KERNEL(name, most)                                                                             \
+#define DAGRUN_KERNEL(name, ...)                                                                              \
   static void name(const dagrun::Call& call);                                                                 \
   extern "C" __attribute__((visibility("default")))                                                           \
   void name##_host(const dagrun::Call* call, unsigned blocks, unsigned threads, unsigned shared) { \
-    if (threads > most) dagrun_host::die("more threads than the kernel says");                                \
+    constexpr unsigned bounds[] = {__VA_ARGS__};                                                              \
+    if (threads > bounds[0]) dagrun_host::die("more threads than the kernel says");                           \
     dagrun_host::launch([call] { name(*call); }, blocks, threads, shared);                                    \
   }                                                                                                           \
   static void name([[maybe_unused]] const dagrun::Call& call)
@@ -59,6 +60,7 @@ struct Fiber {
   int line = 0;     // of the barrier or the shuffle at which it waits
   unsigned mask = 0;
   uint64_t values[2];  // what it brings to a shuffle: one is written while the last one may still be read
+  float fragments[2][12];  // likewise to a product of fragments: its elements of a, then of b
   unsigned shuffles = 0;
 };
 
@@ -279,6 +281,48 @@ inline unsigned ballot(unsigned mask, bool value, int line) {
   return result;
 }
 
+inline float to_tf32(float value) {  // 10 bits of mantissa, ties away from zero
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  if ((bits & 0x7f800000) != 0x7f800000) bits = (bits + 0x1000) & ~0x1fffu;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+// mma.m16n8k16 of float16 (`half`) or m16n8k8 of TF32: all threads of a warp bring 4 words of a and 2 of b. Neither has a
+// defined order of sums: here they are exact but for the last rounding.
+inline void multiply_fragments(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], bool half, int line) {
+  Launch& launch = *now;
+  const unsigned self = launch.current, turn = launch.fibers[self].shuffles++ % 2, width = half ? 2 : 1;
+  float* own = launch.fibers[self].fragments[turn];
+  for (unsigned word = 0; word < 6; word++) {
+    const unsigned bits = word < 4 ? a[word] : b[word - 4];
+    if (half) {
+      _Float16 values[2];
+      std::memcpy(values, &bits, 4);
+      own[2 * word] = float(values[0]), own[2 * word + 1] = float(values[1]);
+    } else {
+      std::memcpy(&own[word], &bits, 4);
+      own[word] = to_tf32(own[word]);
+    }
+  }
+  wait(State::at_shuffle, line, ~0u);
+  const Fiber* warp = &launch.fibers[self & ~31u];
+  const unsigned lane = self % 32;
+  for (unsigned i = 0; i < 4; i++) {
+    const Fiber *of_row = warp + lane / 4 * 4, *of_column = warp + (lane % 4 * 2 + i % 2) * 4;
+    double total = d[i];
+    for (unsigned high = 0; high < 2; high++) {
+      for (unsigned at = 0; at < 4; at++) {  // each has a word of the row and of the column
+        const float* left = of_row[at].fragments[turn] + (2 * high + i / 2) * width;
+        const float* right = of_column[at].fragments[turn] + (4 + high) * width;
+        for (unsigned k = 0; k < width; k++) total += double(left[k]) * double(right[k]);
+      }
+    }
+    d[i] = float(total);
+  }
+}
+
 }  // namespace dagrun_host
 #pragma GCC pop_options
 
@@ -290,6 +334,8 @@ inline unsigned ballot(unsigned mask, bool value, int line) {
 #define __shfl_sync(mask, value, source) dagrun_host::shuffle(mask, value, unsigned(source) & 31u, __LINE__)
 #define __ballot_sync(mask, value) dagrun_host::ballot(mask, value, __LINE__)
 #define __syncwarp() ((void)dagrun_host::ballot(0xffffffffu, false, __LINE__))
+#define __fmaf_rn(a, b, c) __builtin_fmaf(a, b, c)
+#define __fma_rn(a, b, c) __builtin_fma(a, b, c)
 #define __popc(value) __builtin_popcount(value)
 #define __threadfence_system() ((void)0)
 #define DAGRUN_SHARED reinterpret_cast<char*>(dagrun_host::now->shared.data())

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 
 from dagrun.codegen.compiler import Unsupported
 from dagrun.codegen.convolution import convolution_kernel
+from dagrun.codegen.cuda.direct_convolution import direct_kernel
+from dagrun.codegen.cuda.implicit_gemm import Tile, pack_kernel, product_kernel
 from dagrun.codegen.cuda.registry import CudaKernel, kernel_at
 from dagrun.codegen.cuda.sorting import KINDS as SORTS
 from dagrun.codegen.cumulative import CUMULATIVE_OPS, cumulative_kernel
@@ -81,7 +83,16 @@ def _requests(dtypes: tuple[str, ...]) -> Iterator[Callable[[], int]]:
         yield lambda d=d: plain_gemm_kernel(d)
         for kind in ("unfold", "fold"):
             yield lambda d=d, kind=kind: convolution_kernel(kind, d)
+        if d in ("float16", "float32"):
+            yield lambda d=d: pack_kernel(d)
+            for rows, columns in ((128, 128), (64, 128), (64, 64)):
+                for tensor in sorted({True, d == "float16"}):
+                    tile = Tile(d, tensor, rows, columns)
+                    yield lambda tile=tile: product_kernel("convolve_images", tile)
+                    yield lambda tile=tile: product_kernel("convolve_weights", tile)
         if d in FLOATS:
+            for kind in ("convolve_direct", "spread_direct", "correlate_direct"):
+                yield lambda d=d, kind=kind: direct_kernel(kind, d)
             for kind in SOFTMAX:
                 yield lambda d=d, kind=kind: softmax_kernel(kind, d)
             for kind in CLASSES:

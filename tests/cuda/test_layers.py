@@ -221,6 +221,7 @@ def test_a_whole_convolution_is_no_kernel() -> None:
 @pytest.mark.parametrize("chunk", [1 << 28, 5000])
 def test_convolutions(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Columns, products and sums as tasks; all images at once, and a few at a time."""
+    monkeypatch.setattr(convolution, "path_of", lambda *sizes, **how: "columns")
     monkeypatch.setattr(chunked, "CHUNK_BYTES", chunk)
     uses = []
     for geometry in GEOMETRIES:
@@ -242,7 +243,8 @@ def test_convolutions(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     check_operators(uses)
 
 
-def test_kernels_of_one_element_need_no_columns() -> None:
+def test_kernels_of_one_element_need_no_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution, "path_of", lambda *sizes, **how: "columns")
     geometry = Geometry((6, 6), (1, 1), (6, 6), (1, 1), (1, 1), (0, 0))
     x, y, w = (layout(np.dtype("float32"), shape) for shape in ((3, 4, 6, 6), (3, 8, 6, 6), (8, 4, 1, 1)))
     own = {"geometry": geometry, "groups": 1}
