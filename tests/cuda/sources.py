@@ -14,7 +14,7 @@ from dagrun.codegen.cumulative import CUMULATIVE_OPS, cumulative_kernel
 from dagrun.codegen.elementwise import elementwise, elementwise_kernel
 from dagrun.codegen.expression import Input, Scalar, Select, call, cast
 from dagrun.codegen.movement import add_kernel, ordering_kernel, put_kernel, sorted_kernels, take_kernel
-from dagrun.codegen.normalization import normalization_kernel
+from dagrun.codegen.normalization import WEIGHTS, normalization_kernel
 from dagrun.codegen.philox import KINDS, philox_kernel
 from dagrun.codegen.plain_gemm import plain_gemm_kernel
 from dagrun.codegen.pooling import KINDS as POOLS
@@ -98,9 +98,9 @@ def _requests(dtypes: tuple[str, ...]) -> Iterator[Callable[[], int]]:
             for kind in CLASSES:
                 for weighted in (False, True):
                     yield lambda d=d, kind=kind, weighted=weighted: classes_kernel(kind, d, "int64", weighted)
-            for affine in (False, True):
+            for weights in WEIGHTS:
                 for kind in ("forward", "backward"):
-                    yield lambda d=d, kind=kind, affine=affine: normalization_kernel(kind, d, affine)
+                    yield lambda d=d, kind=kind, weights=weights: normalization_kernel(kind, d, weights)
             for name in STEPS:
                 yield lambda d=d, name=name: step_kernel(name, d)
             yield lambda d=d: update_kernel(_momentum(d), [d, d, d], [d], 2)

@@ -97,6 +97,26 @@ def test_normalization(dtype: str) -> None:
     check_operators(uses, seed=5)
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_normalization_of_rows(dtype: str) -> None:
+    """Layers, groups of channels, groups of single elements, and one image alone."""
+    wide = "float32" if dtype == "float16" else dtype
+    uses = []
+    for (rows, channels, places), period in [
+        ((70, 50, 1), 1), ((3, 2000, 1), 1), ((1, 5, 1), 1), ((6, 4, 35), 2), ((4, 3, 200), 1), ((6, 7, 1), 3),
+        ((4, 5, 9), 4), ((5, 33, 1), 5),
+    ]:  # fmt: skip
+        x, g = (normal((rows, channels, places), dtype, seed) + np.array(1, dtype) for seed in (1, 2))
+        mean, var = normal((rows,), wide, 3), np.abs(normal((rows,), wide, 4))
+        w, b = normal((period * channels,), wide, 5), normal((period * channels,), wide, 6)
+        name, eps = f"{x.shape}, {period}", {"eps": 1e-5}
+        uses += [
+            Use(f"forward {name}", normalization.NORMALIZE_ROWS, [x, w, b], eps),
+            Use(f"backward {name}", normalization.NORMALIZE_ROWS_BACK, [g, x, mean, var, w], eps),
+        ]
+    check_operators(uses, seed=5)
+
+
 def windows(length: int, size: int, step: int, padding: int, dilation: int = 1) -> Windows:
     """As nn.functional makes them: windows cut off at the edges."""
     table = []

@@ -108,8 +108,10 @@ def test_layer_and_group_norm(shape: Any, device: str) -> None:
 def test_gradients_of_layer_and_group_norm(device: str) -> None:
     x, w, b = operands((3, 4, 5), (4, 5))
     check_gradients(lambda *xs: F.layer_norm(xs[0], (4, 5), *xs[1:]), x, w, b, device=device)
-    x, w, b = operands((3, 4, 5), 4)
-    check_gradients(lambda *xs: F.group_norm(xs[0], 2, *xs[1:]), x, w, b, device=device)
+    check_gradients(lambda a, c: F.layer_norm(a, (4, 5), bias=c) ** 2, x, b, device=device)
+    for shape in ((1, 4, 5), (3, 4), (3, 4, 5)):
+        x, w, b = operands(shape, 4)
+        check_gradients(lambda *xs: F.group_norm(xs[0], 2, *xs[1:]), x, w, b, device=device)
     check_gradients(lambda a: F.instance_norm(a) ** 2, x, device=device)
 
 
@@ -134,15 +136,28 @@ def test_large_work_is_cut_into_tasks_of_the_same_bits() -> None:
 
     def run(*xs: Any) -> Any:
         y = F.batch_norm(xs[0], None, None, *xs[1:], training=True)
-        return F.group_norm(y, 4)
+        return F.layer_norm(F.group_norm(F.group_norm(y, 4), 4, *xs[1:]), 32, *xs[1:])
 
     with tracing() as records:
         with_gradients(run, x, w, b)
         dr.wait()
-    for name in ("normalize", "normalize_affine", "normalize_gradient"):
+    for name in (
+        "normalize", "normalize_affine", "normalize_gradient", "normalize_rows", "normalize_rows_gradient",
+    ):  # fmt: skip
         own = [r for r in records if r.name == name]
         assert len(own) > 1 and {r.lane for r in own} == {"compute"}, name
     check_serial(lambda: with_gradients(run, x, w, b))
+
+
+def test_the_groups_of_one_image_are_cut_with_their_weights(host_device: str) -> None:
+    x, w, b = operands((1, 16, 192, 192), 16, "float32")
+    with tracing() as records:
+        image, *weights = (dr.asarray(a, device=host_device) for a in (x, w, b))
+        y = F.group_norm(image, 8, *weights)
+        dr.wait()
+    assert sum(r.name == "normalize_rows" for r in records) > 1
+    expected = standard(x.astype("float64").reshape(8, -1), -1).reshape(x.shape) * w[:, None, None] + b[:, None, None]
+    np.testing.assert_allclose(y.numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_empty_and_errors() -> None:

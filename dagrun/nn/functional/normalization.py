@@ -13,7 +13,7 @@ from dagrun.autodiff import no_grad
 from dagrun.codegen.pooling import Windows
 from dagrun.ops.creation import ones, zeros
 from dagrun.ops.mathematics import sqrt
-from dagrun.ops.normalization import normalize
+from dagrun.ops.normalization import normalize, normalize_rows
 from dagrun.ops.pooling import mean_pool
 from dagrun.ops.precision import in_single
 from dagrun.ops.reductions import mean as mean_of
@@ -136,8 +136,11 @@ def layer_norm(
     w, b = _vector(name, "weight", weight, x, last), _vector(name, "bias", bias, x, last)
     if x.size == 0:
         return x.copy()
-    y, _, _ = normalize(x.reshape(1, -1, prod(last)), None, None, eps)
-    return _affine(y.reshape(x.shape), w, b, last)
+    count = prod(last)
+    w, b = _both(x, w, b, count)
+    if w is None:
+        return normalize(x.reshape(1, -1, count), None, None, eps)[0].reshape(x.shape)
+    return normalize_rows(x.reshape(-1, count, 1), w.reshape(-1), b.reshape(-1), eps).reshape(x.shape)
 
 
 @in_single
@@ -160,8 +163,10 @@ def group_norm(input: Any, num_groups: int, weight: Any = None, bias: Any = None
     w, b = _vector(name, "weight", weight, x, (channels,)), _vector(name, "bias", bias, x, (channels,))
     if x.size == 0:
         return x.copy()
-    y, _, _ = normalize(x.reshape(1, x.shape[0] * num_groups, -1), None, None, eps)
-    return _affine(y.reshape(x.shape), w, b, (channels, *(1,) * (x.ndim - 2)))
+    w, b, rows = *_both(x, w, b, channels), x.shape[0] * num_groups
+    if w is None:
+        return normalize(x.reshape(1, rows, -1), None, None, eps)[0].reshape(x.shape)
+    return normalize_rows(x.reshape(rows, channels // num_groups, -1), w, b, eps).reshape(x.shape)
 
 
 @in_single
