@@ -144,6 +144,9 @@ DAGRUN_INLINE void pool_spread(const Call& call) {
   }
 }
 
+// Where the places of elements come from a launch that was refused, they are garbage, and what is made of them is not
+// looked at: but an address out of bounds would end the GPU's context.
+
 // y, x, places
 template <class Op>
 DAGRUN_INLINE void pool_pick(const Call& call) {
@@ -155,6 +158,7 @@ DAGRUN_INLINE void pool_pick(const Call& call) {
     divide(n, p.outs, plane, place);
     p.move(plane, at);
     const i64 from = load<i32>(at[2] + place * i64(sizeof(i32)));
+    if (from < 0 || from >= p.rows * p.columns) continue;
     store(at[0] + place * i64(sizeof(Dtype)), load<Dtype>(at[1] + from * i64(sizeof(Dtype))));
   }
 }
@@ -178,7 +182,7 @@ DAGRUN_INLINE void pool_put(const Call& call) {
       if (threadIdx.x < rest) places[threadIdx.x] = load<i32>(at[2] + (start + threadIdx.x) * i64(sizeof(i32)));
       __syncthreads();
       for (i64 k = 0; k < rest && k < blockDim.x; k++) {
-        if ((unsigned(places[k]) & mask) != threadIdx.x) continue;
+        if ((unsigned(places[k]) & mask) != threadIdx.x || places[k] < 0 || places[k] >= p.rows * p.columns) continue;
         char* target = at[0] + i64(places[k]) * i64(sizeof(Dtype));
         store(target, Op::add(load<Dtype>(target), load<Dtype>(at[1] + (start + k) * i64(sizeof(Dtype)))));
       }

@@ -58,6 +58,11 @@ struct Sorting {
   DAGRUN_METHOD Bits key(const i64 (&at)[2], i64 place) const {
     return Bits(key_of<Op::kind()>(load<Bits>(call.data[1] + at[1] + place * in_step)) ^ flip);
   }
+  // The place that the launch before gave to `number`; where that was refused, garbage, but within the line.
+  DAGRUN_METHOD i64 place(const char* from, i64 number) const {
+    const i64 place = load<u32>(from + number * i64(sizeof(u32)));
+    return place < length ? place : 0;
+  }
   DAGRUN_METHOD void give(i64 line, const i64 (&at)[2], i64 rank, i64 place) const {
     char* there = call.data[0] + at[0] + rank * out_step;
     if constexpr (Op::gives() == PLACES) {
@@ -125,13 +130,13 @@ DAGRUN_INLINE void merge_runs(const Call& call) {
     const i64 middle = start + s.run < s.length ? start + s.run : s.length;
     const i64 end = middle + s.run < s.length ? middle + s.run : s.length;
     const bool older = number < middle;
-    const i64 place = load<u32>(from + number * i64(sizeof(u32)));
+    const i64 place = s.place(from, number);
     const auto key = s.key(at, place);
     i64 low = older ? middle : start, high = older ? end : middle;
     const i64 first = low;
     while (low < high) {  // how many of the other run come before
       const i64 half = low + (high - low) / 2;
-      const auto other = s.key(at, load<u32>(from + half * i64(sizeof(u32))));
+      const auto other = s.key(at, s.place(from, half));
       if (other < key || (!older && other == key)) {
         low = half + 1;
       } else {

@@ -168,6 +168,22 @@ def test_pooling(dtype: str) -> None:
     check_operators(uses, seed=6)
 
 
+@pytest.mark.parametrize("garbage", [1 << 30, -(1 << 30), 20])
+def test_garbage_in_the_place_of_places_reaches_nothing(garbage: int) -> None:
+    """What a launch that was refused should have written: the launches behind it run all the same."""
+    x, places = normal((3, 4, 5), "float32"), np.full((3, 2, 2), garbage, np.int32)
+    y, spread = np.full((3, 2, 2), 7, np.float32), np.full((3, 4, 5), 7, np.float32)
+    for operator, out, source, how in (
+        (pooling.PICK, y, x, {}), (pooling.PUT, spread, y.copy(), {"size": (4, 5)}),
+    ):  # fmt: skip
+        with lowering_for("cuda"):
+            bodies = operator.lower(
+                *([layout(a.dtype, a.shape) for a in some] for some in ([out], [source, places])), (), **how
+            )
+        assert run_bodies(bodies, [out, source, places], "cuda") is None
+    assert (y == 7).all() and (spread == 0).all()
+
+
 def test_windows_that_do_not_fit_into_a_call() -> None:
     table = Windows(tuple((k * k, 1 + k % 2, 1) for k in range(30)))
     use = Use("irregular", pooling.MAX_POOL, [normal((1, 900, 900), "float32")], {"rows": table, "columns": table})

@@ -66,6 +66,18 @@ def test_longer_lines_are_merged(monkeypatch: pytest.MonkeyPatch) -> None:
             np.testing.assert_array_equal(bits(results[0]), bits(expected), err_msg=f"{shape} {operator.name} {how}")
 
 
+def test_garbage_in_the_place_of_places_reaches_nothing() -> None:
+    """What a launch that was refused should have written: the merges behind it run all the same."""
+    x, how = np.arange(10_000.0), {"axis": 0, "descending": False, "scratch": 2}
+    with lowering_for("cuda"):
+        specs = SORT.infer([layout(x.dtype, x.shape)], (), **how)
+        outputs = [np.full(shape, 0xFFFFFFFF if dtype == np.uint32 else 0, dtype) for shape, dtype in specs]
+        _, *merges = SORT.lower(
+            [layout(out.dtype, out.shape) for out in outputs], [layout(x.dtype, x.shape)], (), **how
+        )
+    assert merges and run_bodies(merges, [*outputs, x], "cuda") is None
+
+
 def test_searches() -> None:
     rng = np.random.default_rng(3)
     uses = []
