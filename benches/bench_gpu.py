@@ -25,7 +25,8 @@ GPU, OTHER = "cuda:0", "cuda:1"
 RATE, MOMENTUM = 0.01, 0.9
 Step = Callable[[int], Any]
 
-pytestmark = pytest.mark.gpu
+# What torch warns of (settings that it will rename, weights of an LSTM that lie apart) is shown, and stops nothing.
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 
 
 def pick(full: int, small: int) -> int:
