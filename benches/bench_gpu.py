@@ -287,7 +287,7 @@ def test_convolution(bench: Any, torch: Torch, layer: Any, dtype: str, monkeypat
     channels, size, outputs, kernel, stride, groups = layer
     batch = pick(32, 2)
     if SMALL:
-        channels, size, outputs, groups = min(channels, 8), min(size, 9), min(outputs, 8), min(groups, 8)
+        channels, size, outputs, groups = min(channels, 8), min(size, 5), min(outputs, 8), min(groups, 8)
     shapes = (batch, channels, size, size), (outputs, channels // groups, kernel, kernel)
     x, w = (random(*shape, seed=i).astype(dtype) for i, shape in enumerate(shapes))
     own = [dr.asarray(a, device=GPU, requires_grad=True) for a in (x, w)]

@@ -155,6 +155,28 @@ def test_any_strides_of_images() -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_infinities_reach_nothing_but_their_own_results(dtype: str) -> None:
+    """What lies next to an operand's edge in memory is not even multiplied by 0."""
+    g = geometry((5, 5), (3, 3))
+    problem = Problem((2, 3, 4), g, 1, dtype)
+    for array in (problem.x, problem.y):
+        array[:, 1, 0, 0] = np.inf
+    for kind, op in KINDS.items():
+        inputs, own = problem.inputs(kind), {"geometry": g, "groups": 1}
+        views = [layout(x.dtype, x.shape) for x in inputs]
+        with lowering_for("cuda"):
+            specs = op.infer(views, (), **own, gpu="implicit")
+            outputs = [np.zeros(shape, each) for shape, each in specs]
+            bodies = op.lower([layout(x.dtype, x.shape) for x in outputs], views, (), **own, gpu="implicit")
+        assert run_bodies(bodies, [*outputs, *inputs], "cuda") is None
+        with np.errstate(invalid="ignore"):
+            expected = op.compute(np, *(x.astype("float64") for x in inputs), **own)[0]
+        np.testing.assert_array_equal(np.isfinite(outputs[0]), np.isfinite(expected), err_msg=kind)
+        assert not np.isfinite(expected).all() and np.isfinite(expected).any()
+
+
+@needs_compiler
 @pytest.mark.parametrize("seed", range(4))
 def test_random_convolutions(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(implicit_gemm, "FULL", 1 + seed % 2 * 263)
