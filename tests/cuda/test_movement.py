@@ -35,7 +35,8 @@ def test_more_positions_than_threads(make) -> None:
     """Places that come again and again, near and far; free dimensions before and after the indexed one."""
     rng = np.random.default_rng(4)
     cases = []
-    for shape, count in [((1, 50, 1), 1030), ((2, 9, 3), 270), ((3, 4, 300), 40), ((1, 1500, 2), 600)]:
+    shapes = [((1, 50, 1), 1030), ((2, 9, 3), 270), ((3, 4, 300), 40), ((1, 1500, 2), 600), ((2, 7, 37), 41)]
+    for shape, count in shapes:
         x = rng.standard_normal(shape).astype("float32")
         index = rng.integers(-shape[1], shape[1], count)
         dense = rng.standard_normal((shape[0], count, shape[2])).astype("float32")
