@@ -45,6 +45,8 @@ from dagrun.ops import random as random
 _PACKAGES = ("data", "models", "nn", "optim", "parallel", "train")
 _PICTURES = ("Graph", "Profile", "graph", "profile")  # networkx and graphviz are loaded on first use
 
+__array_api_version__ = "2024.12"
+
 __all__ = [
     "Array",
     "DagrunError",

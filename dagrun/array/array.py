@@ -308,10 +308,27 @@ def _contains(self: Array, value: Any) -> bool:
     return bool((host_view(self) == (value.numpy() if isinstance(value, Array) else value)).any())
 
 
-def _dlpack(self: Array, *, dl_device: tuple[int, int] | None = None, **options: Any) -> Any:
-    """A capsule of a copy, which the CPU has where `dl_device` asks for it or the array is the CPU's."""
-    on_gpu = self.device.kind == "cuda" and (dl_device is None or dl_device[0] != DLPACK_CPU)
-    return (foreign.give(self) if on_gpu else numpy(self)).__dlpack__(dl_device=dl_device, **options)
+def _dlpack(
+    self: Array,
+    *,
+    stream: Any = None,
+    max_version: tuple[int, int] | None = None,
+    dl_device: tuple[int, int] | None = None,
+    copy: bool | None = None,
+) -> Any:
+    """A capsule of a copy of the values, on the array's GPU or, where `dl_device` asks for it, on the CPU; waits for them.
+
+    With `copy=False` the memory itself, read-only, of an array of the CPU; BufferError elsewhere.
+    """
+    how = {"stream": stream, "max_version": max_version, "dl_device": dl_device, "copy": None}
+    if self.device.kind != "cuda":
+        return numpy(self, copy=copy is not False).__dlpack__(**how)
+    if copy is False:
+        raise BufferError(
+            f"__dlpack__(copy=False): memory of {self.device} is not lent to other libraries; let it be copied"
+        )
+    on_host = dl_device is not None and dl_device[0] == DLPACK_CPU
+    return (numpy(self) if on_host else foreign.give(self)).__dlpack__(**how)
 
 
 def _dlpack_device(self: Array) -> tuple[int, int]:

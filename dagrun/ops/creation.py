@@ -281,6 +281,13 @@ def array(
     return leaf(made[(None,) * (ndmin - made.ndim)] if made.ndim < ndmin else made, requires_grad)
 
 
-def from_dlpack(x: Any, /, *, device: str | Device | None = None) -> Array:
-    """An array of a copy of what another library exports through DLPack, on its GPU or the default device."""
-    return asarray(x, device=device, copy=True) if is_on_gpu(x) else asarray(np.from_dlpack(x), device=device)
+def from_dlpack(x: Any, /, *, device: str | Device | None = None, copy: bool | None = None) -> Array:
+    """An array of a copy of what another library exports through DLPack, on its GPU or the default device; ValueError for `copy=False`.
+
+    A dagrun array is returned as it is, unless device or `copy` ask for another.
+    """
+    if isinstance(x, Array):
+        return asarray(x, device=device, copy=copy)
+    if copy is False:
+        raise ValueError("from_dlpack(copy=False): the memory may be written by others while recorded work reads it")
+    return asarray(x if is_on_gpu(x) else np.from_dlpack(x), device=device)

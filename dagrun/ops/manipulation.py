@@ -119,16 +119,22 @@ def _reshaped(base: Any, target: tuple[int, ...]) -> tuple[tuple[int, ...], Any]
     return shape, None if strides is None else layout(base.dtype, shape, strides)
 
 
-def reshape(x: Any, /, *shape: Any, copy: bool | None = None) -> Array:
+def reshape(x: Any, /, shape: Any, *rest: int, order: str = "C", copy: bool | None = None) -> Array:
     """The same elements in another shape, one length may be -1; a view where strides allow it, else a copy.
 
-    >>> import dagrun as dr
-    >>> dr.arange(6).reshape(2, -1)
-    array([[0, 1, 2],
-           [3, 4, 5]])
+    The lengths stand in one sequence or one by one. Elements are taken and put with the last index changing fastest;
+    the first with `order="F"`, "A": as they lie in memory.
+
+        >>> import dagrun as dr
+        >>> dr.arange(6).reshape(2, -1)
+        array([[0, 1, 2],
+               [3, 4, 5]])
     """
     x = as_array(x)
-    target, final = _reshaped(x._layout, _integers(shape))
+    if order != "C" and _first_fastest(x, order, "reshape"):
+        turned = reshape(_permute(x, None), _integers((shape, *rest))[::-1], copy=copy)
+        return _permute(turned, None)
+    target, final = _reshaped(x._layout, _integers((shape, *rest)))
     if final is not None and not copy:
         return native.view(x, final, x._offset, SAME_ELEMENTS)
     if copy is False:
@@ -136,14 +142,24 @@ def reshape(x: Any, /, *shape: Any, copy: bool | None = None) -> Array:
     return native.view(copied(x), layout(x.dtype, target), 0, SAME_ELEMENTS)
 
 
-def ravel(x: Any, /) -> Array:
-    """The elements in one axis; a view where possible."""
-    return reshape(x, -1)
+def _first_fastest(x: Array, order: str, name: str) -> bool:
+    """Whether an order of elements means the first index changing fastest: "F", or "A" and "K" where memory does."""
+    if order not in ("C", "F", "A", "K"):
+        raise ValueError(f"{name}: order is {order!r}, expected 'C', 'F', 'A' or 'K'")
+    if order in ("A", "K"):
+        turned = layout(x.dtype, x.shape[::-1], x.strides[::-1])
+        return turned.contiguous and not x._layout.contiguous
+    return order == "F"
 
 
-def flatten(x: Any, /) -> Array:
-    """A copy of the elements in one axis."""
-    return reshape(x, -1, copy=True)
+def ravel(x: Any, /, order: str = "C") -> Array:
+    """The elements in one axis, in an order of `reshape`'s; a view where possible."""
+    return reshape(x, -1, order=order)
+
+
+def flatten(x: Any, /, order: str = "C") -> Array:
+    """A copy of the elements in one axis, in an order of `reshape`'s."""
+    return reshape(x, -1, order=order, copy=True)
 
 
 # ---- order of axes

@@ -48,13 +48,17 @@ TO_DEVICE = Operator(
 )
 
 
-def to_device(x: Array, where: str | Device, /) -> Array:
+def to_device(x: Array, where: str | Device, /, *, stream: None = None) -> Array:
     """The array on another device: a copy, or the array itself where it is there already.
+
+    `stream` is there for the array standard and must be None: the executor chooses streams.
 
     >>> import dagrun as dr
     >>> dr.ones(2).to_device("cpu:1").device
     device('cpu:1')
     """
+    if stream is not None:
+        raise ValueError(f"to_device: stream is {stream!r}, expected None: streams are chosen by the executor")
     target = find_device(where)
     if target is x.device:
         return x

@@ -258,7 +258,7 @@ _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     np.copyto: _copyto,
     np.meshgrid: lambda *args, indexing="xy": tuple(matrices.meshgrid(*args, indexing=indexing)),
     np.ndim: lambda a: a.ndim,
-    np.reshape: lambda a, shape, /, *, copy=None: manipulation.reshape(a, shape, copy=copy),
+    np.reshape: lambda a, shape, order="C", *, copy=None: manipulation.reshape(a, shape, order=order, copy=copy),
     np.shape: lambda a: a.shape,
     np.size: _size,
     np.transpose: lambda a, axes=None: manipulation.transpose(a, axes),

@@ -60,14 +60,14 @@ def as_condition(condition: Any, *others: Any) -> Array:
 def clip(
     x: Any,
     /,
-    a_min: Any = None,
-    a_max: Any = None,
-    out: Array | None = None,
-    *,
     min: Any = None,
     max: Any = None,
+    out: Array | None = None,
+    *,
+    a_min: Any = None,
+    a_max: Any = None,
 ) -> Array:
-    """x limited to [a_min, a_max], also named `min` and `max`; either may be None.
+    """x limited to [min, max], also named `a_min` and `a_max`; either may be None.
 
     >>> import dagrun as dr
     >>> dr.clip(dr.asarray([-2, 0, 9]), 0, 5)

@@ -36,6 +36,11 @@ CALLS: dict[str, Call] = {
     "eye": lambda xp, x, y: xp.eye(N=3, M=4, k=1, dtype=x.dtype),
     "full_like(shape=)": lambda xp, x, y: xp.full_like(x, fill_value=1, shape=(2, 2)),
     "zeros_like(shape=)": lambda xp, x, y: xp.zeros_like(x, shape=3),
+    "reshape(order)": lambda xp, x, y: [xp.reshape(z, (2, 10), order=o) for z in (x, x.T, y) for o in "CFA"],
+    "reshape(shape=)": lambda xp, x, y: xp.reshape(x, shape=(-1, 2), order="F"),
+    "ravel(order)": lambda xp, x, y: [xp.ravel(y, order=o) for o in "CFAK"],
+    "flatten(order)": lambda xp, x, y: [x.flatten("F"), x.ravel("F"), x.reshape(2, 10, order="F")],
+    "reshape(wrong order)": lambda xp, x, y: xp.reshape(x, 20, order="Q"),
     # reductions
     "var(ddof)": lambda xp, x, y: xp.var(x, axis=0, ddof=1, keepdims=True),
     "std(correction)": lambda xp, x, y: xp.std(x, axis=1, correction=1),
@@ -352,6 +357,6 @@ def test_results_are_written_where_out_says() -> None:
     with pytest.raises(TypeError, match="out is a list"):
         dr.sum(x, axis=0, out=[0.0, 0.0])
     with pytest.raises(ValueError, match="given twice"):
-        dr.clip(x, 0, min=1)
+        dr.clip(x, 0, a_min=1)
     with pytest.raises(ValueError, match="two names of one number"):
         dr.var(x, ddof=1, correction=2)
