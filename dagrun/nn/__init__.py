@@ -11,6 +11,7 @@ from dagrun.nn.activations import (
     GELU,
     GLU,
     SELU,
+    Hardshrink,
     Hardsigmoid,
     Hardswish,
     Hardtanh,
@@ -21,11 +22,14 @@ from dagrun.nn.activations import (
     PReLU,
     ReLU,
     ReLU6,
+    RReLU,
     Sigmoid,
     SiLU,
     Softmax,
+    Softmax2d,
     Softmin,
     Softplus,
+    Softshrink,
     Softsign,
     Tanh,
     Tanhshrink,
@@ -34,13 +38,11 @@ from dagrun.nn.activations import (
 from dagrun.nn.attention import (
     MultiheadAttention,
     PositionalEncoding,
-    TransformerEncoder,
-    TransformerEncoderLayer,
 )
 from dagrun.nn.containers import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
 from dagrun.nn.convolution import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d, Fold, Unfold
 from dagrun.nn.distance import CosineSimilarity, PairwiseDistance
-from dagrun.nn.dropout import DropConnect, Dropout, Dropout2d, WeightDrop
+from dagrun.nn.dropout import AlphaDropout, DropConnect, Dropout, Dropout1d, Dropout2d, WeightDrop
 from dagrun.nn.embedding import Embedding
 from dagrun.nn.linear import Bilinear, Flatten, Identity, Linear, Residual, Unflatten
 from dagrun.nn.losses import (
@@ -58,11 +60,15 @@ from dagrun.nn.losses import (
     L1Loss,
     MarginRankingLoss,
     MSELoss,
+    MultiLabelMarginLoss,
+    MultiLabelSoftMarginLoss,
     MultiMarginLoss,
     NLLLoss,
     PoissonNLLLoss,
     SmoothL1Loss,
+    SoftMarginLoss,
     TripletMarginLoss,
+    TripletMarginWithDistanceLoss,
 )
 from dagrun.nn.module import Module, Parameter, current_path
 from dagrun.nn.normalization import (
@@ -76,6 +82,8 @@ from dagrun.nn.normalization import (
     RMSNorm,
 )
 from dagrun.nn.padding import (
+    CircularPad1d,
+    CircularPad2d,
     ConstantPad1d,
     ConstantPad2d,
     ReflectionPad1d,
@@ -96,8 +104,22 @@ from dagrun.nn.pooling import (
     MaxPool2d,
 )
 from dagrun.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
-from dagrun.nn.resampling import PixelShuffle, PixelUnshuffle, Upsample
+from dagrun.nn.resampling import (
+    ChannelShuffle,
+    PixelShuffle,
+    PixelUnshuffle,
+    Upsample,
+    UpsamplingBilinear2d,
+    UpsamplingNearest2d,
+)
 from dagrun.nn.summary import summary
+from dagrun.nn.transformer import (
+    Transformer,
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoder,
+    TransformerEncoderLayer,
+)
 
 __all__ = [
     "CELU",
@@ -112,6 +134,7 @@ __all__ = [
     "AdaptiveAvgPool2d",
     "AdaptiveMaxPool1d",
     "AdaptiveMaxPool2d",
+    "AlphaDropout",
     "AvgPool1d",
     "AvgPool2d",
     "BCELoss",
@@ -120,6 +143,9 @@ __all__ = [
     "BatchNorm2d",
     "Bilinear",
     "CTCLoss",
+    "ChannelShuffle",
+    "CircularPad1d",
+    "CircularPad2d",
     "ConstantPad1d",
     "ConstantPad2d",
     "ContrastiveLoss",
@@ -132,6 +158,7 @@ __all__ = [
     "CrossEntropyLoss",
     "DropConnect",
     "Dropout",
+    "Dropout1d",
     "Dropout2d",
     "Embedding",
     "Flatten",
@@ -139,6 +166,7 @@ __all__ = [
     "GRUCell",
     "GaussianNLLLoss",
     "GroupNorm",
+    "Hardshrink",
     "Hardsigmoid",
     "Hardswish",
     "Hardtanh",
@@ -165,6 +193,8 @@ __all__ = [
     "Module",
     "ModuleDict",
     "ModuleList",
+    "MultiLabelMarginLoss",
+    "MultiLabelSoftMarginLoss",
     "MultiMarginLoss",
     "MultiheadAttention",
     "NLLLoss",
@@ -179,6 +209,7 @@ __all__ = [
     "PositionalEncoding",
     "RMSNorm",
     "RNNCell",
+    "RReLU",
     "ReLU",
     "ReLU6",
     "ReflectionPad1d",
@@ -190,19 +221,28 @@ __all__ = [
     "SiLU",
     "Sigmoid",
     "SmoothL1Loss",
+    "SoftMarginLoss",
     "Softmax",
+    "Softmax2d",
     "Softmin",
     "Softplus",
+    "Softshrink",
     "Softsign",
     "Tanh",
     "Tanhshrink",
     "Threshold",
+    "Transformer",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
     "TransformerEncoder",
     "TransformerEncoderLayer",
     "TripletMarginLoss",
+    "TripletMarginWithDistanceLoss",
     "Unflatten",
     "Unfold",
     "Upsample",
+    "UpsamplingBilinear2d",
+    "UpsamplingNearest2d",
     "WeightDrop",
     "ZeroPad1d",
     "ZeroPad2d",

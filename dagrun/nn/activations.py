@@ -34,9 +34,34 @@ Hardsigmoid = _activation("Hardsigmoid", F.hardsigmoid, inplace=False)
 Hardswish = _activation("Hardswish", F.hardswish, inplace=False)
 Threshold = _activation("Threshold", F.threshold, threshold=REQUIRED, value=REQUIRED, inplace=False)
 GLU = _activation("GLU", F.glu, dim=-1)
+Hardshrink = _activation("Hardshrink", F.hardshrink, lambd=0.5)
+Softshrink = _activation("Softshrink", F.softshrink, lambd=0.5)
 Softmin = _activation("Softmin", F.softmin, dim=-1)
 Softmax = _activation("Softmax", F.softmax, dim=-1)
 LogSoftmax = _activation("LogSoftmax", F.log_softmax, dim=-1)
+
+
+class Softmax2d(Module):
+    """The softmax over the channels of images: (N, C, H, W) or (C, H, W)."""
+
+    def forward(self, input: Array) -> Array:
+        if input.ndim not in (3, 4):
+            raise ValueError(f"Softmax2d of an input of shape {input.shape}: expected 4 axes, or 3 without a batch")
+        return F.softmax(input, -3)
+
+
+class RReLU(Module):
+    """leaky_relu with a slope drawn for each element in training, else the middle one (Xu et al. 2015)."""
+
+    def __init__(self, lower: float = 1.0 / 8, upper: float = 1.0 / 3, inplace: bool = False) -> None:
+        super().__init__()
+        self.lower, self.upper = lower, upper
+
+    def forward(self, input: Array) -> Array:
+        return F.rrelu(input, self.lower, self.upper, self.training)
+
+    def extra_repr(self) -> str:
+        return f"lower={self.lower}, upper={self.upper}"
 
 
 class PReLU(Module):
@@ -60,6 +85,7 @@ __all__ = [
     "GELU",
     "GLU",
     "SELU",
+    "Hardshrink",
     "Hardsigmoid",
     "Hardswish",
     "Hardtanh",
@@ -68,13 +94,16 @@ __all__ = [
     "LogSoftmax",
     "Mish",
     "PReLU",
+    "RReLU",
     "ReLU",
     "ReLU6",
     "SiLU",
     "Sigmoid",
     "Softmax",
+    "Softmax2d",
     "Softmin",
     "Softplus",
+    "Softshrink",
     "Softsign",
     "Tanh",
     "Tanhshrink",

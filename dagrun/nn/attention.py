@@ -1,21 +1,17 @@
-"""Multi-head attention and transformer encoders."""
+"""Multi-head attention and positions."""
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable
 from typing import Any
 
 from dagrun import ops
 from dagrun.array import Array
 from dagrun.nn import functional as F
 from dagrun.nn import init
-from dagrun.nn.containers import ModuleList
 from dagrun.nn.dropout import Dropout
 from dagrun.nn.linear import Linear, blank
 from dagrun.nn.module import Module
-from dagrun.nn.normalization import LayerNorm
 
 
 class MultiheadAttention(Module):
@@ -105,76 +101,6 @@ class MultiheadAttention(Module):
 
     def extra_repr(self) -> str:
         return f"{self.embed_dim}, {self.num_heads}, dropout={self.dropout}, batch_first={self.batch_first}"
-
-
-class TransformerEncoderLayer(Module):
-    """Self-attention and a two-layer network, each with dropout, a skip and layer norm (Vaswani et al. 2017).
-
-    `norm_first`: the norms stand before them (Xiong et al. 2020). Input and output (L, N, E), or (N, L, E) with
-    `batch_first`.
-    """
-
-    def __init__(
-        self, d_model: int, nhead: int, dim_feedforward: int = 2048, dropout: float = 0.1,
-        activation: str | Callable[[Array], Array] = "relu", layer_norm_eps: float = 1e-5, batch_first: bool = False,
-        norm_first: bool = False, bias: bool = True, device: Any = None, dtype: Any = None,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        made = {"device": device, "dtype": dtype}
-        self.self_attn = MultiheadAttention(d_model, nhead, dropout, bias, batch_first=batch_first, **made)
-        self.linear1 = Linear(d_model, dim_feedforward, bias, **made)
-        self.dropout = Dropout(dropout)
-        self.linear2 = Linear(dim_feedforward, d_model, bias, **made)
-        self.norm_first = norm_first
-        self.norm1 = LayerNorm(d_model, layer_norm_eps, bias=bias, **made)
-        self.norm2 = LayerNorm(d_model, layer_norm_eps, bias=bias, **made)
-        self.dropout1, self.dropout2 = Dropout(dropout), Dropout(dropout)
-        if isinstance(activation, str) and activation not in ("relu", "gelu"):
-            raise ValueError(f"activation {activation!r}, expected 'relu', 'gelu' or a function")
-        self.activation = getattr(F, activation) if isinstance(activation, str) else activation
-
-    def forward(
-        self, src: Array, src_mask: Array | None = None, src_key_padding_mask: Array | None = None,
-        is_causal: bool = False,
-    ) -> Array:  # fmt: skip
-        def attend(x: Array) -> Array:
-            y, _ = self.self_attn(x, x, x, src_key_padding_mask, False, src_mask, is_causal=is_causal)
-            dropped: Array = self.dropout1(y)
-            return dropped
-
-        def feed(x: Array) -> Array:
-            fed: Array = self.dropout2(self.linear2(self.dropout(self.activation(self.linear1(x)))))
-            return fed
-
-        if self.norm_first:
-            x = src + attend(self.norm1(src))
-            return x + feed(self.norm2(x))
-        x = self.norm1(src + attend(src))
-        result: Array = self.norm2(x + feed(x))
-        return result
-
-
-class TransformerEncoder(Module):
-    """Copies of an encoder layer, one after the other, and a norm at the end if one is given.
-
-    `enable_nested_tensor` and `mask_check` are taken and do nothing: they choose how PyTorch computes it.
-    """
-
-    def __init__(
-        self, encoder_layer: Module, num_layers: int, norm: Module | None = None, enable_nested_tensor: bool = True,
-        mask_check: bool = True,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self.layers = ModuleList(copy.deepcopy(encoder_layer) for _ in range(num_layers))
-        self.num_layers = num_layers
-        self.register_module("norm", norm)
-
-    def forward(
-        self, src: Array, mask: Array | None = None, src_key_padding_mask: Array | None = None, is_causal: bool = False
-    ) -> Array:
-        for layer in self.layers:
-            src = layer(src, mask, src_key_padding_mask, is_causal=is_causal)
-        return src if self.norm is None else self.norm(src)
 
 
 class PositionalEncoding(Module):

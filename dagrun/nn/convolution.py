@@ -120,30 +120,54 @@ class _ConvTranspose(_Convolution):
         )
         self.output_padding = several(output_padding, self.axes, "output_padding")
 
+    def _output_padding(self, input: Array, output_size: Sequence[int] | None) -> tuple[int, ...]:
+        """What is added at the end so that the result has a size: its last lengths, or all of them."""
+        if output_size is None:
+            return self.output_padding
+        wanted = tuple(output_size)
+        wanted = wanted[-self.axes :] if len(wanted) == input.ndim else wanted
+        least = [
+            (n - 1) * s - 2 * p + d * (k - 1) + 1
+            for n, s, p, d, k in zip(
+                input.shape[-self.axes :], self.stride, self.padding, self.dilation, self.kernel_size, strict=True
+            )
+        ]
+        most = [low + step - 1 for low, step in zip(least, self.stride, strict=True)]
+        if len(wanted) != self.axes or not all(a <= n <= b for a, n, b in zip(least, wanted, most, strict=True)):
+            raise ValueError(
+                f"{type(self).__name__}: output_size is {tuple(output_size)} for an input of shape {input.shape}, "
+                f"expected {self.axes} lengths (or those of all axes) from {tuple(least)} to {tuple(most)}"
+            )
+        return tuple(n - low for n, low in zip(wanted, least, strict=True))
+
 
 class ConvTranspose1d(_ConvTranspose):
     """The adjoint of Conv1d: (N, in, L) to (N, out, L'); weight (in, out / groups, k).
 
-    L' = (L - 1) stride - 2 padding + dilation (k - 1) + output_padding + 1.
+    L' = (L - 1) stride - 2 padding + dilation (k - 1) + output_padding + 1. `output_size` of a call chooses L' itself,
+    among those that a convolution would give L from.
     """
 
     axes = 1
 
-    def forward(self, input: Array) -> Array:
+    def forward(self, input: Array, output_size: Sequence[int] | None = None) -> Array:
+        extra = self._output_padding(input, output_size)
         return F.conv_transpose1d(
-            input, self.weight, self.bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
+            input, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation
         )
 
 
 class ConvTranspose2d(_ConvTranspose):
     """The adjoint of Conv2d: (N, in, H, W) to (N, out, H', W'); weight (in, out / groups, kh, kw).
 
-    H' = (H - 1) stride - 2 padding + dilation (kh - 1) + output_padding + 1.
+    H' = (H - 1) stride - 2 padding + dilation (kh - 1) + output_padding + 1. `output_size` of a call chooses (H', W')
+    itself, among those that a convolution would give (H, W) from.
     """
 
-    def forward(self, input: Array) -> Array:
+    def forward(self, input: Array, output_size: Sequence[int] | None = None) -> Array:
+        extra = self._output_padding(input, output_size)
         return F.conv_transpose2d(
-            input, self.weight, self.bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
+            input, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation
         )
 
 

@@ -26,6 +26,20 @@ class Dropout(Module):
         return f"p={self.p}"
 
 
+class Dropout1d(Dropout):
+    """Drops whole channels of lines: (N, C, L) or (C, L)."""
+
+    def forward(self, input: Array) -> Array:
+        return F.dropout1d(input, self.p, self.training)
+
+
+class AlphaDropout(Dropout):
+    """In training sets elements to the lowest value of SELU; keeps mean 0 and variance 1 (Klambauer et al. 2017)."""
+
+    def forward(self, input: Array) -> Array:
+        return F.alpha_dropout(input, self.p, self.training)
+
+
 class Dropout2d(Dropout):
     """Drops whole channels (Tompson et al. 2015): (N, C, H, W) or (C, H, W)."""
 

@@ -86,3 +86,15 @@ class ReplicationPad2d(_Pad):
     """The last rows and columns of images repeated: (N, C, H, W)."""
 
     mode = "replicate"
+
+
+class CircularPad1d(_Pad):
+    """Lines that go on from their other end: (N, C, L)."""
+
+    axes, mode = 1, "circular"
+
+
+class CircularPad2d(_Pad):
+    """Images that go on from their other ends: (N, C, H, W)."""
+
+    mode = "circular"

@@ -20,13 +20,17 @@ class _Weights(Module):
 
     cell = ""
     hidden_size: int
+    proj_size = 0  # of an LSTM: how many units its h is projected to, 0 where it is not
 
     def _add(self, suffix: str, inputs: int, bias: bool, device: Any, dtype: Any) -> None:
-        rows, units = CELLS[self.cell].gates * self.hidden_size, self.hidden_size
+        rows, units = CELLS[self.cell].gates * self.hidden_size, self.proj_size or self.hidden_size
         self.register_parameter(f"weight_ih{suffix}", blank((rows, inputs), device, dtype))
         self.register_parameter(f"weight_hh{suffix}", blank((rows, units), device, dtype))
         for name in ("bias_ih", "bias_hh"):
             self.register_parameter(f"{name}{suffix}", blank((rows,), device, dtype) if bias else None)
+        if self.proj_size:
+            shape = self.proj_size, self.hidden_size
+            self.register_parameter(f"weight_hr{suffix}", blank(shape, device, dtype))
 
     def reset_parameters(self) -> None:
         """Draws the parameters anew."""
@@ -36,7 +40,8 @@ class _Weights(Module):
 
     def _of(self, suffix: str) -> list[Array | None]:
         own = self._parameters
-        return [own[f"{name}{suffix}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", *(("weight_hr",) if self.proj_size else ()))
+        return [own[f"{name}{suffix}"] for name in names]
 
 
 class _Recurrent(_Weights):
@@ -44,7 +49,7 @@ class _Recurrent(_Weights):
 
     def __init__(
         self, input_size: int, hidden_size: int, num_layers: int, bias: bool, batch_first: bool, dropout: float,
-        bidirectional: bool, device: Any, dtype: Any,
+        bidirectional: bool, device: Any, dtype: Any, proj_size: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
         if num_layers < 1 or not 0 <= dropout <= 1:
@@ -52,9 +57,12 @@ class _Recurrent(_Weights):
                              "layer and a probability")  # fmt: skip
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.dropout, self.bidirectional = bias, batch_first, dropout, bidirectional
+        if not 0 <= proj_size < max(hidden_size, 1):
+            raise ValueError(f"{type(self).__name__}: proj_size is {proj_size}, expected 0 (none) to {hidden_size - 1}")
+        self.proj_size = proj_size
         self._directions = ("", "_reverse") if bidirectional else ("",)
         for layer in range(num_layers):
-            inputs = hidden_size * len(self._directions) if layer else input_size
+            inputs = (proj_size or hidden_size) * len(self._directions) if layer else input_size
             for direction in self._directions:
                 self._add(f"_l{layer}{direction}", inputs, bias, device, dtype)
         self.reset_parameters()
@@ -71,8 +79,8 @@ class _Recurrent(_Weights):
         x = ops.expand_dims(input, 1) if single else ops.swapaxes(input, 0, 1) if self.batch_first else input
         if single:
             h0, c0 = (None if state is None else ops.expand_dims(state, 1) for state in (h0, c0))
-        wanted = (self.num_layers * len(self._directions), x.shape[1], self.hidden_size)
-        for state in (h0, c0):
+        for state, units in ((h0, self.proj_size or self.hidden_size), (c0, self.hidden_size)):
+            wanted = (self.num_layers * len(self._directions), x.shape[1], units)
             if state is not None and state.shape != wanted:
                 raise ValueError(f"{type(self).__name__}: an initial state of shape {state.shape}, expected {wanted}")
         last_h: list[Array] = []
@@ -97,7 +105,8 @@ class _Recurrent(_Weights):
 
     def extra_repr(self) -> str:
         text = f"{self.input_size}, {self.hidden_size}"
-        usual = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
+        usual = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False,
+                 "proj_size": 0}  # fmt: skip
         return text + "".join(f", {k}={getattr(self, k)}" for k, value in usual.items() if getattr(self, k) != value)
 
 
@@ -106,7 +115,9 @@ class LSTM(_Recurrent):
 
     A call takes (L, N, in), or (N, L, in) with `batch_first`, or (L, in), and perhaps (h0, c0), each (layers *
     directions, N, H). It returns the output (L, N, directions * H) and (h_n, c_n). Keys as weight_ih_l0 (4 H, in),
-    weight_hh_l0 (4 H, H), bias_ih_l0, bias_hh_l0, gates i f g o; "_reverse" for the second direction.
+    weight_hh_l0 (4 H, H), bias_ih_l0, bias_hh_l0, gates i f g o; "_reverse" for the second direction. With `proj_size`
+    h, and so the output, is projected to so many units by weight_hr_l0 (proj_size, H); c keeps H (Sak et al. 2014).
+    Such a layer is composed of operators, step by step.
 
         >>> import dagrun as dr
         >>> y, (h, c) = dr.nn.LSTM(3, 5, num_layers=2)(dr.zeros((7, 2, 3), dtype="float32"))
@@ -120,9 +131,9 @@ class LSTM(_Recurrent):
         self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = False,
         dropout: float = 0.0, bidirectional: bool = False, proj_size: int = 0, device: Any = None, dtype: Any = None,
     ) -> None:  # fmt: skip
-        if proj_size:
-            raise NotImplementedError("LSTM: proj_size is not there")
-        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype)
+        super().__init__(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype, proj_size
+        )
 
     def forward(self, input: Array, hx: Sequence[Array] | None = None) -> tuple[Array, tuple[Array, Array]]:
         h0, c0 = (None, None) if hx is None else hx

@@ -35,6 +35,38 @@ class Upsample(Module):
         return f"{how}, mode={self.mode!r}"
 
 
+class UpsamplingNearest2d(Upsample):
+    """Images of a size, or a multiple of theirs, of the nearest pixels."""
+
+    def __init__(
+        self, size: int | Sequence[int] | None = None, scale_factor: float | Sequence[float] | None = None
+    ) -> None:
+        super().__init__(size, scale_factor, "nearest")
+
+
+class UpsamplingBilinear2d(Upsample):
+    """Images of a size, or a multiple of theirs, with bilinear values between pixels; corners stay corners."""
+
+    def __init__(
+        self, size: int | Sequence[int] | None = None, scale_factor: float | Sequence[float] | None = None
+    ) -> None:
+        super().__init__(size, scale_factor, "bilinear", True)
+
+
+class ChannelShuffle(Module):
+    """Channels of several groups in turn: (N, C, *) (Zhang et al. 2018)."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, input: Array) -> Array:
+        return F.channel_shuffle(input, self.groups)
+
+    def extra_repr(self) -> str:
+        return f"groups={self.groups}"
+
+
 class PixelShuffle(Module):
     """Channels as pixels: (*, C r r, H, W) to (*, C, H r, W r) (Shi et al. 2016)."""
 

@@ -224,3 +224,21 @@ def test_against_torch(case: Any) -> None:
         np.testing.assert_allclose(a.numpy(), b.detach().numpy(), rtol=1e-9, atol=1e-9)
     u = torch.nn.functional.unfold(theirs[0], case[4], dilation, padding, stride)
     np.testing.assert_array_equal(F.unfold(arrays[0], case[4], dilation, padding, stride).numpy(), u.detach().numpy())
+
+
+@pytest.mark.parametrize("axes", [1, 2])
+def test_the_size_of_a_transposed_convolution_can_be_chosen(axes: int) -> None:
+    torch = pytest.importorskip("torch")
+    name = f"ConvTranspose{axes}d"
+    theirs = getattr(torch.nn, name)(2, 3, 3, stride=2, padding=1).double()
+    ours = getattr(dr.nn, name)(2, 3, 3, stride=2, padding=1, dtype="float64")
+    ours.load_state_dict({key: value.numpy() for key, value in theirs.state_dict().items()})
+    x = np.random.default_rng(1).normal(size=(1, 2, *(5, 4)[:axes]))
+    for size in ((9, 7), (10, 8), (9, 8)):
+        for wanted in (size[:axes], (1, 3, *size[:axes])):
+            expected = theirs(torch.tensor(x), output_size=wanted).detach().numpy()
+            np.testing.assert_allclose(ours(dr.asarray(x), output_size=wanted).numpy(), expected, atol=1e-12)
+    with pytest.raises(
+        ValueError, match=r"output_size is \(11, 7\).*from \(9, 7\) to \(10, 8\)" if axes == 2 else "(11,)"
+    ):
+        ours(dr.asarray(x), output_size=(11, 7)[:axes])

@@ -34,6 +34,12 @@ LAYERS = [
     ("ZeroPad2d", ((1, 0, 2, -1),), {}, (2, 3, 4, 5)),
     ("ConstantPad1d", (2, 1.5), {}, (3, 4)),
     ("ConstantPad2d", ((1, 2, 0, 1), -0.5), {}, (2, 1, 2, 3)),
+    ("CircularPad1d", (3,), {}, (2, 3, 4)),
+    ("CircularPad2d", ((1, 2, 3, 0),), {}, (2, 3, 4, 5)),
+    ("UpsamplingNearest2d", (), {"scale_factor": 2}, (2, 3, 4, 3)),
+    ("UpsamplingBilinear2d", ((7, 5),), {}, (2, 3, 4, 3)),
+    ("ChannelShuffle", (3,), {}, (2, 6, 4, 3)),
+    ("Softmax2d", (), {}, (2, 3, 4, 3)),
     ("ReflectionPad1d", (3,), {}, (2, 3, 4)),
     ("ReflectionPad2d", ((1, 2, 3, 0),), {}, (2, 3, 4, 5)),
     ("ReplicationPad1d", ((0, 5),), {}, (2, 3, 4)),
@@ -200,6 +206,37 @@ def test_dropout_keeps_the_mean_and_stops_in_evaluation(device):
         nn.Dropout(2)
 
 
+def test_alpha_dropout_keeps_mean_and_variance(device):
+    dr.random.seed(3)
+    x = dr.random.randn(200, 300, device=device)
+    layer = nn.AlphaDropout(0.3)
+    y = layer(x)
+    assert abs(float(y.mean())) < 0.02 and abs(float(y.var()) - 1) < 0.02
+    assert abs(np.unique(y.numpy(), return_counts=True)[1].max() / y.size - 0.3) < 0.01  # what was dropped is one value
+    assert layer.eval()(x) is x
+    assert (nn.functional.alpha_dropout(x, 1.0, True) == 0).all()
+    lines = nn.Dropout1d(0.5)(dr.ones((20, 30, 4), device=device))
+    whole = lines.numpy().reshape(600, 4)
+    assert (whole == whole[:, :1]).all() and set(np.unique(whole)) == {0.0, 2.0}
+
+
+def test_drawn_slopes_and_choices(device):
+    dr.random.seed(5)
+    x = dr.asarray(np.full((50, 40), -2.0), device=device, requires_grad=True)
+    layer = nn.RReLU(0.1, 0.3)
+    slopes = layer(x).numpy() / -2
+    assert slopes.min() >= 0.1 and slopes.max() <= 0.3 and abs(slopes.mean() - 0.2) < 0.01
+    np.testing.assert_allclose(layer.eval()(x).numpy(), -0.4)
+    logits = dr.asarray(np.log([[0.2, 0.5, 0.3]] * 4000), device=device, requires_grad=True)
+    hard = nn.functional.gumbel_softmax(logits, tau=0.7, hard=True)
+    assert set(np.unique(hard.numpy().round(12))) == {0.0, 1.0}
+    np.testing.assert_allclose(hard.numpy().mean(0), [0.2, 0.5, 0.3], atol=0.03)
+    (hard * dr.asarray([1.0, 2.0, 3.0], device=device)).sum().backward()
+    assert logits.grad.numpy().any()
+    soft = nn.functional.gumbel_softmax(logits, dim=0)
+    np.testing.assert_allclose(soft.numpy().sum(0), 1)
+
+
 def test_drop_connect_masks_weights_for_one_call():
     dr.random.seed(2)
     layer = nn.DropConnect(nn.LSTM(3, 4), 0.5, ["weight_hh_l0"])
@@ -317,6 +354,33 @@ def test_encoder_layer_against_torch(options):
     np.testing.assert_allclose(q.grad.numpy(), p.grad.numpy(), atol=1e-9)
     stack = nn.TransformerEncoder(ours, 2, nn.LayerNorm(8).double())
     assert stack(q).shape == x.shape and len(list(stack.parameters())) == 2 * len(list(ours.parameters())) + 2
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+@pytest.mark.parametrize("options", [{}, {"norm_first": True, "activation": "gelu"}, {"batch_first": True}], ids=str)
+def test_decoder_layer_and_transformer_against_torch(options):
+    torch, ours, theirs = _pair("TransformerDecoderLayer", 8, 2, 16, dropout=0.0, **options)
+    x, memory = RNG.normal(size=(3, 4, 8)), RNG.normal(size=(3, 4, 8))
+    mask = np.triu(np.full((3, 3), -np.inf), 1) if not options.get("batch_first") else None
+    given = {} if mask is None else {"tgt_mask": mask}
+    p, q = torch.tensor(x, requires_grad=True), dr.asarray(x, requires_grad=True)
+    expected = theirs(p, torch.tensor(memory), **{key: torch.tensor(value) for key, value in given.items()})
+    found = ours(q, dr.asarray(memory), **{key: dr.asarray(value) for key, value in given.items()})
+    np.testing.assert_allclose(found.numpy(), expected.detach().numpy(), atol=1e-11)
+    (expected**3).sum().backward()
+    (found * found * found).sum().backward()
+    np.testing.assert_allclose(q.grad.numpy(), p.grad.numpy(), atol=1e-9)
+    torch, ours, theirs = _pair("Transformer", 8, 2, 2, 1, 16, dropout=0.0, **options)
+    source = RNG.normal(size=(5, 4, 8) if not options.get("batch_first") else (3, 6, 8))
+    expected = theirs(torch.tensor(source), torch.tensor(x), tgt_is_causal=False)
+    found = ours(dr.asarray(source), dr.asarray(x), tgt_is_causal=False)
+    np.testing.assert_allclose(found.numpy(), expected.detach().numpy(), atol=1e-10)
+    np.testing.assert_array_equal(
+        nn.Transformer.generate_square_subsequent_mask(4).numpy(),
+        torch.nn.Transformer.generate_square_subsequent_mask(4).numpy(),
+    )
+    with pytest.raises(ValueError, match="expected one batch and 8 features"):
+        ours(dr.asarray(source), dr.zeros((7, 9, 8)))
 
 
 def test_positional_encoding_by_its_equation():

@@ -34,6 +34,10 @@ LOSSES = {
     "PoissonNLLLoss": ((A, 3 * P), {"full": True}),
     "GaussianNLLLoss": ((A, B, P), {"full": True}),
     "MultiMarginLoss": ((A, LABELS), {"p": 2, "margin": 0.8, "weight": WEIGHT}),
+    "SoftMarginLoss": ((A, np.sign(B)), {}),
+    "MultiLabelMarginLoss": ((A, np.array([[0, 2, -1], [1, -1, 0], [-1, 0, 1], [2, 1, 0]])), {}),
+    "MultiLabelSoftMarginLoss": ((A, (B > 0) * 1.0), {"weight": WEIGHT}),
+    "TripletMarginWithDistanceLoss": ((A, B, P), {"swap": True, "margin": 0.5}),
     "HingeEmbeddingLoss": ((A, np.sign(B)), {"margin": 0.7}),
     "MarginRankingLoss": ((A[:, 0], B[:, 0], SIGNS), {"margin": 0.3}),
     "TripletMarginLoss": ((A, B, P), {"swap": True, "p": 2.0}),
@@ -70,7 +74,14 @@ def test_gradients(name, device):
     options = {k: dr.asarray(v, device=device) if isinstance(v, np.ndarray) else v for k, v in options.items()}
     loss = getattr(nn, name)(**options)
     targets = [dr.asarray(t, device=device) for t in inputs[1:]]
-    smooth = name not in ("L1Loss", "KLDivLoss", "HingeLoss", "HingeEmbeddingLoss", "MarginRankingLoss")  # or linear
+    smooth = name not in (
+        "L1Loss",
+        "KLDivLoss",
+        "HingeLoss",
+        "HingeEmbeddingLoss",
+        "MarginRankingLoss",
+        "MultiLabelMarginLoss",
+    )  # or linear
     check_gradients(lambda x: loss(x, *targets), inputs[0], device=device, second=smooth)
 
 
@@ -173,7 +184,8 @@ ACTIVATIONS = [
     ("Softsign", {}),
     ("Hardtanh", {"min_val": -0.5, "max_val": 0.8}), ("Hardsigmoid", {}), ("Hardswish", {}), ("GLU", {"dim": 0}),
     ("Threshold", {"threshold": 0.1, "value": 2.0}), ("Softmin", {"dim": 1}), ("Softmax", {"dim": 0}),
-    ("LogSoftmax", {"dim": 1}), ("PReLU", {"num_parameters": 3, "init": 0.3}),
+    ("LogSoftmax", {"dim": 1}), ("Hardshrink", {"lambd": 0.8}), ("Softshrink", {}),
+    ("PReLU", {"num_parameters": 3, "init": 0.3}),
 ]  # fmt: skip
 SMOOTH = {"ELU", "GELU", "SiLU", "Mish", "Sigmoid", "LogSigmoid", "Tanh", "Tanhshrink", "Softsign", "GLU", "Softmax"}
 X = RNG.normal(size=(4, 3)) * 3

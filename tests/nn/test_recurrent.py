@@ -106,7 +106,7 @@ def test_float16_is_composed():
     np.testing.assert_allclose(y.numpy(), expected, atol=5e-3)
 
 
-LAYERS = [("LSTM", {}), ("GRU", {}), ("RNN", {}), ("RNN", {"nonlinearity": "relu"})]
+LAYERS = [("LSTM", {}), ("LSTM", {"proj_size": 3}), ("GRU", {}), ("RNN", {}), ("RNN", {"nonlinearity": "relu"})]
 OPTIONS = [
     {}, {"num_layers": 2}, {"bias": False}, {"batch_first": True}, {"num_layers": 2, "bidirectional": True},
 ]  # fmt: skip
@@ -121,7 +121,8 @@ def test_against_torch(name, more, options):
     ours = getattr(nn, name)(4, 5, **more, **options, dtype="float64")
     ours.load_state_dict({key: value.numpy() for key, value in theirs.state_dict().items()})
     assert list(ours.state_dict()) == list(theirs.state_dict())
-    states = [torch.randn(len(ours._directions) * ours.num_layers, 2, 5).double() for _ in range(1 + (name == "LSTM"))]
+    widths = [ours.proj_size or 5, 5][: 1 + (name == "LSTM")]
+    states = [torch.randn(len(ours._directions) * ours.num_layers, 2, units).double() for units in widths]
     x = torch.randn((2, 6, 4) if options.get("batch_first") else (6, 2, 4)).double()
     for given in (None, states):
         p = x.clone().requires_grad_()
@@ -180,8 +181,10 @@ def test_errors():
         nn.GRU(3, 4)(dr.zeros((0, 2, 3), dtype="float32"))
     with pytest.raises(ValueError, match="nonlinearity 'x'"):
         nn.RNN(3, 4, nonlinearity="x")
-    with pytest.raises(NotImplementedError, match="proj_size"):
-        nn.LSTM(3, 4, proj_size=2)
+    with pytest.raises(ValueError, match="proj_size is 4, expected 0"):
+        nn.LSTM(3, 4, proj_size=4)
+    with pytest.raises(ValueError, match=r"an initial state of shape \(1, 2, 4\), expected \(1, 2, 2\)"):
+        nn.LSTM(3, 4, proj_size=2)(dr.zeros((5, 2, 3), "float32"), (dr.zeros((1, 2, 4)), dr.zeros((1, 2, 4))))
 
 
 def _train(steps=4):

@@ -40,7 +40,8 @@ DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     **{(where, name): {"dim": -1} for where, names in {
         "nn": ("Softmax", "LogSoftmax", "Softmin"), "functional": ("softmax", "log_softmax", "softmin"),
     }.items() for name in names},
-    ("nn", "TransformerEncoderLayer"): {"activation": "relu"},  # the function itself in PyTorch
+    **{("nn", f"Transformer{part}"): {"activation": "relu"}  # the function itself in PyTorch
+       for part in ("", "EncoderLayer", "DecoderLayer")},
 }  # fmt: skip
 MORE = {
     "generator": "random numbers of one's own, instead of the default generator",

@@ -7,6 +7,7 @@ from typing import Any
 from dagrun import ops
 from dagrun.array import Array
 from dagrun.nn.functional.softmax import softmax
+from dagrun.ops import random
 
 
 def relu(input: Array, inplace: bool = False) -> Array:
@@ -139,3 +140,45 @@ __all__ = [
     "celu", "elu", "gelu", "glu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "logsigmoid", "mish", "prelu",
     "relu", "relu6", "selu", "sigmoid", "silu", "softmin", "softplus", "softsign", "tanh", "tanhshrink", "threshold",
 ]  # fmt: skip
+
+
+def hardshrink(input: Array, lambd: float = 0.5) -> Array:
+    """x outside of [-lambd, lambd], else 0."""
+    return ops.where(ops.abs(input) > lambd, input, 0.0)
+
+
+def softshrink(input: Array, lambd: float = 0.5) -> Array:
+    """x less lambd above it, x plus lambd below -lambd, else 0."""
+    if lambd < 0:
+        raise ValueError(f"softshrink: lambd is {lambd}, expected no negative number")
+    return ops.where(input > lambd, input - lambd, ops.where(input < -lambd, input + lambd, 0.0))
+
+
+def rrelu(
+    input: Array, lower: float = 1.0 / 8, upper: float = 1.0 / 3, training: bool = False, inplace: bool = False
+) -> Array:
+    """leaky_relu with a slope drawn for each element in training, else the middle one (Xu et al. 2015)."""
+    if not lower <= upper:
+        raise ValueError(f"rrelu: slopes from {lower} to {upper}, expected the lower one first")
+    if not training:
+        return leaky_relu(input, (lower + upper) / 2)
+    dtype = "float64" if input.dtype.itemsize == 8 else "float32"
+    drawn = random.uniform(lower, upper, input.shape, dtype, device=input.device)
+    return ops.where(input > 0, input, input * drawn.astype(input.dtype, copy=False))
+
+
+def gumbel_softmax(logits: Array, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1) -> Array:
+    """softmax((logits + g) / tau) with g from Gumbel's distribution (Jang et al. 2017).
+
+    `hard`: one-hot values of the largest, with the gradient of the soft ones. `eps` limits what g is the logarithm of.
+    """
+    drawn = random.random(logits.shape, "float64" if logits.dtype.itemsize == 8 else "float32", device=logits.device)
+    noise = -ops.log(ops.maximum(-ops.log1p(-drawn), eps))  # drawn is in [0, 1)
+    soft = softmax((logits + noise.astype(logits.dtype, copy=False)) / tau, dim)
+    if not hard:
+        return soft
+    largest = ops.argmax(soft, axis=dim, keepdims=True)
+    axis = dim % soft.ndim
+    shape = tuple(-1 if place == axis else 1 for place in range(soft.ndim))
+    places = ops.arange(soft.shape[axis], device=soft.device).reshape(shape)
+    return (places == largest).astype(soft.dtype) - soft.detach() + soft

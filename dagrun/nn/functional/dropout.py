@@ -7,6 +7,7 @@ from typing import Any
 from dagrun.array import Array, as_array
 from dagrun.ops import dropout as ops
 from dagrun.ops import random
+from dagrun.ops.creation import ones_like
 
 
 def _dropped(name: str, input: Any, p: float, training: bool, axes: int | None, generator: Any) -> Array:
@@ -59,3 +60,24 @@ def dropout2d(
     if x.ndim not in (3, 4):
         raise ValueError(f"dropout2d: input of shape {x.shape}, expected 4 axes, or 3 for one image")
     return _dropped("dropout2d", x, p, training, x.ndim - 2, generator)
+
+
+_LOW = -1.7580993408473766  # what SELU tends to below: -scale * alpha
+
+
+def alpha_dropout(
+    input: Any, p: float = 0.5, training: bool = False, inplace: bool = False, *, generator: Any = None
+) -> Array:
+    """Elements set to the lowest value of SELU with probability p, then scaled and shifted (Klambauer et al. 2017).
+
+    Mean 0 and variance 1 are kept.
+    """
+    x = as_array(input)
+    kept = _dropped("alpha_dropout", ones_like(x), p, training, None, generator)
+    if not training or p == 0:
+        return x
+    kept = (kept > 0).astype(x.dtype)
+    if p == 1:
+        return x * kept
+    scale = ((1 - p) * (1 + p * _LOW * _LOW)) ** -0.5
+    return (x * kept + _LOW * (1 - kept)) * scale - scale * _LOW * p

@@ -242,6 +242,60 @@ def multi_margin_loss(
 
 
 @in_single
+def soft_margin_loss(input: Array, target: Array, reduction: str = "mean") -> Array:
+    """log(1 + exp(-target * input)) for targets -1 and 1."""
+    input, target = _same_shape("soft_margin_loss", input, target, one_for_all=True)
+    return reduced(ops.softplus(-target * input), reduction)
+
+
+@in_single
+def multilabel_margin_loss(input: Array, target: Array, reduction: str = "mean") -> Array:
+    """The sum over classes named and classes not named of max(0, 1 - input[named] + input[other]), divided by C.
+
+    input (N, C) or (C,); target of the same shape holds class numbers up to the first -1.
+    """
+    input, target = _same_shape("multilabel_margin_loss", input, target)
+    classes = input.shape[-1]
+    counts = ops.cumprod((target >= 0).astype(input.dtype), axis=-1)  # 1 up to the first -1, then 0
+    chosen = ops.where(counts > 0, target, 0)
+    numbers = ops.arange(classes, dtype=target.dtype, device=input.device)
+    named = ops.any((chosen[..., None] == numbers) & (counts[..., None] > 0), axis=-2)
+    right = ops.take_along_axis(input, chosen, -1)
+    terms = ops.relu(1 - right[..., None] + input[..., None, :]) * counts[..., None]
+    values = ops.sum(ops.where(named[..., None, :], 0.0, terms), axis=(-2, -1)) / classes
+    return reduced(values, reduction)
+
+
+@in_single
+def multilabel_soft_margin_loss(
+    input: Array, target: Array, weight: Array | None = None, reduction: str = "mean"
+) -> Array:
+    """The mean over classes of the binary cross-entropies of logits: input and target (N, C), weight (C,)."""
+    input, target = _same_shape("multilabel_soft_margin_loss", input, target)
+    values = -(target * logsigmoid(input) + (1 - target) * logsigmoid(-input))
+    return reduced(ops.mean(values if weight is None else values * weight, axis=-1), reduction)
+
+
+@in_single
+def triplet_margin_with_distance_loss(
+    anchor: Array,
+    positive: Array,
+    negative: Array,
+    *,
+    distance_function: Any = None,
+    margin: float = 1.0,
+    swap: bool = False,
+    reduction: str = "mean",
+) -> Array:
+    """`triplet_margin_loss` with a distance of the user's, `pairwise_distance` unless given."""
+    distance = pairwise_distance if distance_function is None else distance_function
+    near, far = distance(anchor, positive), distance(anchor, negative)
+    if swap:
+        far = ops.minimum(far, distance(positive, negative))
+    return reduced(ops.relu(near - far + margin), reduction)
+
+
+@in_single
 def hinge_embedding_loss(input: Array, target: Array, margin: float = 1.0, reduction: str = "mean") -> Array:
     """input for target 1, max(0, margin - input) for target -1."""
     input, target = _same_shape("hinge_embedding_loss", input, target, one_for_all=True)

@@ -48,18 +48,20 @@ def recurrent(
     """One layer in one direction: x (T, N, in) to y (T, N, H), the last h (N, H), and the last c of an LSTM.
 
     `cell`: "lstm", "gru", "rnn_tanh" or "rnn_relu"; `weights`: w_ih (G H, in), w_hh (G H, H), and biases b_ih, b_hh (G
-    H) or None, gates in PyTorch's order (i f g o; r z n). h0 and c0 (N, H) are zeros where None.
+    H) or None, gates in PyTorch's order (i f g o; r z n). h0 and c0 (N, H) are zeros where None. A fifth weight w_hr
+    (P, H) projects the h of an LSTM to P units (Sak et al. 2014): w_hh is (G H, P) then, y and h have P units, c has H.
     """
     kind = CELLS[cell]
     x, h0, c0 = narrow(x), narrow(h0), narrow(c0)
-    w_ih, w_hh, b_ih, b_hh = map(narrow, weights)
+    w_ih, w_hh, b_ih, b_hh, w_hr = map(narrow, (*weights, None)[:5])
     assert w_ih is not None and w_hh is not None
-    units = w_hh.shape[1]
     if x.ndim != 3 or x.shape[0] == 0 or x.shape[2] != w_ih.shape[1]:
         raise ValueError(f"{cell}: an input of shape {x.shape}, expected (steps, batch, {w_ih.shape[1]}), steps not 0")
-    for name, state in (("h0", h0), ("c0", c0)):
+    for name, state, units in (("h0", h0, w_hh.shape[1]), ("c0", c0, w_hh.shape[0] // kind.gates)):
         if state is not None and state.shape != (x.shape[1], units):
             raise ValueError(f"{cell}: {name} of shape {state.shape}, expected {(x.shape[1], units)}")
+    if w_hr is not None:
+        return composed(cell, x, w_ih, w_hh, b_ih, b_hh, h0, c0, w_hr)
     operands = [x, w_ih, w_hh, b_ih, b_hh, h0, c0]
     arrays = [operand for operand in operands if operand is not None]
     if len({a.dtype for a in arrays}) > 1 or not native_steps.supported(x.dtype):
@@ -170,12 +172,15 @@ def _split(x: Array, gates: int) -> list[Array]:
 
 def composed(
     cell: str, x: Array, w_ih: Array, w_hh: Array, b_ih: Array | None, b_hh: Array | None, h0: Array | None,
-    c0: Array | None,
+    c0: Array | None, w_hr: Array | None = None,
 ) -> tuple[Array, Array, Array | None]:  # fmt: skip
     """`recurrent`, composed of operators."""
     kind = CELLS[cell]
-    zeros = ops.zeros((x.shape[1], w_hh.shape[1]), dtype=x.dtype, device=x.device)
-    h, c = (zeros if state is None else state for state in (h0, c0))
+    h, c = (
+        ops.zeros((x.shape[1], units), dtype=x.dtype, device=x.device) if state is None else state
+        for state, units in ((h0, w_hh.shape[1]), (c0, w_hh.shape[0] // kind.gates))
+    )
+    wr = None if w_hr is None else ops.matrix_transpose(w_hr)
     wx, wh = ops.matrix_transpose(w_ih), ops.matrix_transpose(w_hh)
     outputs = []
     for t in range(x.shape[0]):
@@ -186,6 +191,7 @@ def composed(
             i, f, g, o = _split(given + product, 4)
             c = ops.sigmoid(f) * c + ops.sigmoid(i) * ops.tanh(g)
             h = ops.sigmoid(o) * ops.tanh(c)
+            h = h if wr is None else h @ wr
         elif cell == "gru":
             (r, z, n), (r_state, z_state, inner) = _split(given, 3), _split(product, 3)
             z = ops.sigmoid(z + z_state)

@@ -119,3 +119,19 @@ def pixel_unshuffle(input: Any, downscale_factor: int) -> Array:
     x = ops.reshape(x, (*lead, channels, rows // r, r, columns // r, r))
     x = ops.permute_dims(x, (*range(n), n, n + 2, n + 4, n + 1, n + 3))
     return ops.reshape(x, (*lead, channels * r * r, rows // r, columns // r))
+
+
+def channel_shuffle(input: Any, groups: int) -> Array:
+    """Channels (axis 1) of several groups in turn: the first of each group, then the second (Zhang et al. 2018).
+
+    >>> import dagrun as dr
+    >>> dr.nn.functional.channel_shuffle(dr.arange(4).reshape(1, 4, 1), 2).ravel()
+    array([0, 2, 1, 3])
+    """
+    x = as_array(input)
+    if x.ndim < 3 or groups < 1 or x.shape[1] % groups:
+        raise ValueError(
+            f"channel_shuffle: input of shape {x.shape}, expected (N, C, *) with channels that divide into {groups}"
+        )
+    parts = ops.reshape(x, (x.shape[0], groups, x.shape[1] // groups, *x.shape[2:]))
+    return ops.reshape(ops.swapaxes(parts, 1, 2), x.shape)
