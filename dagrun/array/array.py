@@ -316,7 +316,7 @@ def _dlpack(
     dl_device: tuple[int, int] | None = None,
     copy: bool | None = None,
 ) -> Any:
-    """A capsule of a copy of the values, on the array's GPU or, where `dl_device` asks for it, on the CPU; waits for them.
+    """A capsule of a copy, on the array's GPU or, where `dl_device` asks for it, on the CPU; waits for the values.
 
     With `copy=False` the memory itself, read-only, of an array of the CPU; BufferError elsewhere.
     """

@@ -282,9 +282,9 @@ def array(
 
 
 def from_dlpack(x: Any, /, *, device: str | Device | None = None, copy: bool | None = None) -> Array:
-    """An array of a copy of what another library exports through DLPack, on its GPU or the default device; ValueError for `copy=False`.
+    """An array of a copy of what another library exports through DLPack, on its GPU or the default device.
 
-    A dagrun array is returned as it is, unless device or `copy` ask for another.
+    ValueError for `copy=False`. A dagrun array is returned as it is, unless device or `copy` ask for another.
     """
     if isinstance(x, Array):
         return asarray(x, device=device, copy=copy)

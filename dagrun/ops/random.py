@@ -19,15 +19,13 @@ from dagrun.codegen.philox import philox_kernel, philox_params
 from dagrun.core import device_index
 from dagrun.devices import Device, current_device
 from dagrun.devices import device as find_device
-from dagrun.ops.cumulative import cumsum
 from dagrun.ops.cutting import cut
+from dagrun.ops.distributions import Distributions, Size, shape_of
 from dagrun.ops.indexing import take
-from dagrun.ops.mathematics import log
 from dagrun.ops.sorting import argsort, searchsorted
 from dagrun.record import OVERWRITE, WRITE, Body, Operand, Operator, apply, layout
 
 _U64 = np.dtype(np.uint64)
-Size = int | Sequence[int] | None
 
 
 def _infer(inputs: Sequence[Any], scalars: Sequence[Any], *, kind: str, shape: tuple[int, ...], dtype: Any) -> Any:
@@ -103,7 +101,7 @@ def replay(log: Sequence[tuple[int, int]]) -> Iterator[None]:
         _draws.replayed = was
 
 
-class Generator:
+class Generator(Distributions):
     """A source of random numbers: a seed, and a count of the operations that drew from it.
 
     >>> import dagrun as dr
@@ -148,15 +146,15 @@ class Generator:
         with self._lock:
             drawn = self._key, self._stream
             self._stream += 1
-        for kept in _draws.logs:
-            kept.append(drawn)
+        for log in _draws.logs:
+            log.append(drawn)
         return drawn
 
     def _draw(
         self, kind: str, size: Size, dtype: Any, device: str | Device | None, extra: tuple[int, ...] = ()
     ) -> Array:
         where = current_device() if device is None else find_device(device)
-        shape = () if size is None else (int(size),) if isinstance(size, (int, np.integer)) else tuple(map(int, size))
+        shape = shape_of(size)
         stream = self._next_stream()
         values = (*stream, *extra)
         return apply(
@@ -174,22 +172,23 @@ class Generator:
 
     def uniform(
         self,
-        low: float | Array = 0.0,
-        high: float | Array = 1.0,
+        low: Any = 0.0,
+        high: Any = 1.0,
         size: Size = None,
         dtype: Any = np.float64,
         *,
         device: str | Device | None = None,
     ) -> Array:
-        """Uniform in [low, high); float64 or float32. Bounds that are arrays broadcast to the size, or give it."""
-        size, device = _size_for((low, high), size, device)
-        drawn, low, high = self.random(size, dtype, device=device), _parameter(low), _parameter(high)
-        return drawn * (high - low) + low
+        """Uniform in [low, high); float64 or float32. Bounds may be arrays: they broadcast, and say the size."""
+        if np.ndim(low) or np.ndim(high):
+            low, high, size, device = _spread(low, high, size, device)
+            return (self.random(size, dtype, device=device) * (high - low) + low).astype(dtype, copy=False)
+        return self.random(size, dtype, device=device) * (float(high) - float(low)) + float(low)
 
     def normal(
         self,
-        loc: float | Array = 0.0,
-        scale: float | Array = 1.0,
+        loc: Any = 0.0,
+        scale: Any = 1.0,
         size: Size = None,
         dtype: Any = np.float64,
         *,
@@ -197,16 +196,15 @@ class Generator:
     ) -> Array:
         """Normal with mean `loc` and standard deviation `scale`; float64 or float32 (Box and Muller 1958).
 
-        Means and deviations that are arrays broadcast to the size, or give it; gradients reach them.
+        Both may be arrays: they broadcast, and say the size.
         """
-        loc, scale = _parameter(loc), _parameter(scale)
-        if type(scale) is float and scale < 0:
+        if np.ndim(loc) or np.ndim(scale):
+            loc, scale, size, device = _spread(loc, scale, size, device)
+            return (self.normal(0.0, 1.0, size, dtype, device=device) * scale + loc).astype(dtype, copy=False)
+        if scale < 0:
             raise ValueError(f"normal: scale is {scale}, expected no negative standard deviation")
-        size, device = _size_for((loc, scale), size, device)
         drawn = self._draw("normal", size, _floating(dtype), device)
-        if type(loc) is type(scale) is float and (loc, scale) == (0, 1):
-            return drawn
-        return drawn * scale + loc
+        return drawn if (loc, scale) == (0, 1) else drawn * float(scale) + float(loc)
 
     def integers(
         self,
@@ -214,12 +212,17 @@ class Generator:
         high: int | None = None,
         size: Size = None,
         dtype: Any = np.int64,
+        endpoint: bool = False,
         *,
         device: str | Device | None = None,
     ) -> Array:
-        """Integers from `low` (0 if only one bound is given) below `high`, each as likely to within 2**-64."""
+        """Integers from `low` (0 if only one bound is given) below `high`, each as likely to within 2**-64.
+
+        With `endpoint` also `high` itself.
+        """
         if high is None:
             low, high = 0, low
+        high += bool(endpoint)
         final = np.dtype(dtype)
         if final.kind not in "iu":
             raise TypeError(f"integers: dtype {final}, expected an integer dtype")
@@ -237,36 +240,45 @@ class Generator:
         order = argsort(self._draw("uint64", count, np.uint64, where))
         return take(n, order, axis=0) if isinstance(n, Array) else order
 
-    def choice(self, a: int | Array, size: Size = None, *, replace: bool = True, p: Any = None) -> Array:
-        """Elements of an array (or of 0 to a - 1), drawn with or without putting them back.
+    def choice(self, a: Any, size: Size = None, replace: bool = True, p: Any = None, axis: int = 0) -> Array:
+        """Elements of an array along an axis (or of 0 to a - 1), drawn with or without putting them back.
 
-        `p`: how likely each is, as numbers in proportion; all are alike without it. They are not waited for, so what is
-        negative or not finite among them is not found. Without putting back, the next is drawn each time in proportion
-        among those that are left (Efraimidis and Spirakis 2006), and the likely ones tend to come first.
-
-            >>> import dagrun as dr
-            >>> dr.random.choice(3, 5, p=[0, 1, 0])
-            array([1, 1, 1, 1, 1])
+        `p`: their probabilities, which are read at once and must add up to 1; all the same unless given.
         """
-        count = a.shape[0] if isinstance(a, Array) else int(a)
-        where = a.device if isinstance(a, Array) else p.device if isinstance(p, Array) else None
-        weights = None if p is None else asarray(p, np.float64, device=where)
-        if weights is not None and weights.shape != (count,):
-            raise ValueError(f"choice: p has shape {weights.shape}, expected ({count},), a number for each element")
+        if isinstance(a, (list, tuple, np.ndarray)):
+            a = asarray(a)
+        count = a.shape[axis] if isinstance(a, Array) else int(a)
+        where = a.device if isinstance(a, Array) else None
         wanted = 1 if size is None else int(np.prod(size))
         if not replace and wanted > count:
             raise ValueError(f"choice: {wanted} of {count} elements cannot be drawn without putting them back")
-        if replace and weights is None:
-            index = self.integers(0, count, size, device=where)
+        if p is not None:
+            index = self._choice_by(p, count, wanted, replace, where)
         elif replace:
-            ends = cumsum(weights)
-            index = searchsorted(ends, self.random(size, device=where) * ends[-1], side="right")
-        elif weights is None:
-            index = self.permutation(count, device=where)[:wanted].reshape(() if size is None else size)
+            index = self.integers(0, count, wanted, device=where)
         else:
-            order = argsort(log(1 - self.random(count, device=where)) / weights, descending=True)
-            index = order[:wanted].reshape(() if size is None else size)
-        return take(a, index, axis=0) if isinstance(a, Array) else index
+            index = self.permutation(count, device=where)[:wanted]
+        index = index.reshape(() if size is None else size)
+        return take(a, index, axis=axis) if isinstance(a, Array) else index
+
+    def _choice_by(self, p: Any, count: int, wanted: int, replace: bool, device: Any) -> Array:
+        """Indices drawn by their probabilities; without putting back by the largest of log p and Gumbel noise."""
+        shares = p.numpy() if isinstance(p, Array) else np.asarray(p, np.float64)
+        if shares.shape != (count,) or not (shares >= 0).all() or abs(shares.sum() - 1) > 1e-8:
+            raise ValueError(f"choice: p of shape {shares.shape} and sum {shares.sum()}, expected {count} "
+                             "probabilities that add up to 1")  # fmt: skip
+        if replace:
+            ends = np.cumsum(shares)
+            return searchsorted(asarray(ends / ends[-1], device=device), self.random(wanted, device=device), "right")
+        if np.count_nonzero(shares) < wanted:
+            raise ValueError(f"choice: {wanted} elements of {np.count_nonzero(shares)} with a probability above 0")
+        with np.errstate(divide="ignore"):
+            logarithms = asarray(np.log(shares), device=device)
+        return argsort(logarithms + self.gumbel(size=count, device=device), descending=True)[:wanted]
+
+    def shuffle(self, x: Array, axis: int = 0) -> None:
+        """Puts the parts of an array along an axis into random order, in place."""
+        x[...] = take(x, self.permutation(x.shape[axis], device=x.device), axis=axis)
 
 
 def _restored(*state: int) -> Generator:
@@ -275,16 +287,11 @@ def _restored(*state: int) -> Generator:
     return generator
 
 
-def _parameter(value: Any) -> Any:
-    """A number or an array that draws are scaled by or moved to."""
-    return value if isinstance(value, Array) else asarray(value) if np.ndim(value) else float(value)
-
-
-def _size_for(parameters: Sequence[Any], size: Size, device: Any) -> tuple[Size, Any]:
-    """Size and device of draws for parameters that may be arrays: theirs, where none is given."""
-    shape = np.broadcast_shapes(*map(np.shape, parameters)) if size is None else size
-    first = next((x.device for x in parameters if isinstance(x, Array)), None)
-    return shape, first if device is None else device
+def _spread(first: Any, second: Any, size: Size, device: Any) -> tuple[Array, Array, Any, Any]:
+    """Two parameters, of which one at least is an array, as arrays; the size and device that follow from them."""
+    known = next((a.device for a in (first, second) if isinstance(a, Array)), device)
+    a, b = asarray(first, device=known), asarray(second, device=known)
+    return a, b, np.broadcast_shapes(a.shape, b.shape) if size is None else size, a.device
 
 
 def _floating(dtype: Any) -> np.dtype[Any]:
@@ -304,6 +311,33 @@ integers = _default.integers
 randint = _default.integers
 permutation = _default.permutation
 choice = _default.choice
+random_sample = ranf = sample = _default.random
+standard_normal = _default.standard_normal
+lognormal = _default.lognormal
+standard_exponential = _default.standard_exponential
+exponential = _default.exponential
+laplace = _default.laplace
+gumbel = _default.gumbel
+logistic = _default.logistic
+rayleigh = _default.rayleigh
+weibull = _default.weibull
+pareto = _default.pareto
+power = _default.power
+standard_cauchy = _default.standard_cauchy
+gamma = _default.gamma
+standard_gamma = _default.standard_gamma
+beta = _default.beta
+chisquare = _default.chisquare
+standard_t = _default.standard_t
+triangular = _default.triangular
+vonmises = _default.vonmises
+poisson = _default.poisson
+binomial = _default.binomial
+negative_binomial = _default.negative_binomial
+geometric = _default.geometric
+multinomial = _default.multinomial
+dirichlet = _default.dirichlet
+shuffle = _default.shuffle
 
 
 def rand(*shape: int, dtype: Any = np.float64, device: str | Device | None = None) -> Array:
@@ -321,11 +355,6 @@ def default_rng(seed: int | None = None) -> Generator:
     return Generator(seed)
 
 
-def shuffle(x: Array) -> None:
-    """Puts the rows of an array into random order, in place."""
-    x[...] = _default.permutation(x)
-
-
 def get_state() -> tuple[int, int]:
     """The state of the default generator."""
     return _default.state()
@@ -337,6 +366,10 @@ def set_state(state: tuple[int, int]) -> None:
 
 
 __all__ = [
-    "Generator", "choice", "default_rng", "get_state", "integers", "normal", "permutation", "rand", "randint", "randn",
-    "random", "seed", "set_state", "shuffle", "uniform",
+    "Generator", "beta", "binomial", "chisquare", "choice", "default_rng", "dirichlet", "exponential", "gamma",
+    "geometric", "get_state", "gumbel", "integers", "laplace", "logistic", "lognormal", "multinomial",
+    "negative_binomial", "normal", "pareto", "permutation", "poisson", "power", "rand", "randint", "randn", "random",
+    "random_sample", "ranf", "rayleigh", "sample", "seed", "set_state", "shuffle", "standard_cauchy",
+    "standard_exponential", "standard_gamma", "standard_normal", "standard_t", "triangular", "uniform", "vonmises",
+    "weibull",
 ]  # fmt: skip

@@ -238,7 +238,5 @@ def test_the_size_of_a_transposed_convolution_can_be_chosen(axes: int) -> None:
         for wanted in (size[:axes], (1, 3, *size[:axes])):
             expected = theirs(torch.tensor(x), output_size=wanted).detach().numpy()
             np.testing.assert_allclose(ours(dr.asarray(x), output_size=wanted).numpy(), expected, atol=1e-12)
-    with pytest.raises(
-        ValueError, match=r"output_size is \(11, 7\).*from \(9, 7\) to \(10, 8\)" if axes == 2 else "(11,)"
-    ):
+    with pytest.raises(ValueError, match=r"output_size is \(11,.* from \(9,.* to \(10,"):
         ours(dr.asarray(x), output_size=(11, 7)[:axes])
