@@ -254,6 +254,11 @@ def tolist(self: Array) -> Any:
     return host_view(self).tolist()
 
 
+def tobytes(self: Array, order: str | None = "C") -> bytes:
+    """The bytes of the values, in C order unless told; waits for them."""
+    return host_view(self).tobytes(order)  # type: ignore[arg-type]
+
+
 def _truth(self: Array) -> bool:
     if self.size != 1:
         raise ValueError(
@@ -349,6 +354,7 @@ extend(
     wait=wait,
     item=item,
     tolist=tolist,
+    tobytes=tobytes,
     task=property(
         story_of, doc="What last wrote the array: its name, the user's line, its state; see `TaskStory.story`."
     ),

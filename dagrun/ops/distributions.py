@@ -17,7 +17,10 @@ from dagrun.array import Array, asarray
 from dagrun.core import device_index
 from dagrun.devices import Device, current_device
 from dagrun.devices import device as find_device
-from dagrun.ops.mathematics import exp, log, log1p, sqrt, tan
+from dagrun.ops.linalg.factors import eigh
+from dagrun.ops.linalg.products import matmul
+from dagrun.ops.manipulation import matrix_transpose
+from dagrun.ops.mathematics import exp, log, log1p, maximum, sqrt, tan
 from dagrun.record import Operator, apply
 
 _U64 = np.dtype(np.uint64)
@@ -120,6 +123,22 @@ class Distributions:
     def _inside(self, size: Size, device: Place) -> Array:
         """Uniform in (0, 1)."""
         return self.random(size, device=device) * (1 - 2.0**-52) + 2.0**-53
+
+    def multivariate_normal(self, mean: Any, cov: Any, size: Size = None, *, device: Place = None) -> Array:
+        """Normal vectors with a mean (d,) and a covariance matrix (d, d), of which negative eigenvalues count as 0.
+
+        Shape (*size, d).
+        """
+        first = next((a.device for a in (mean, cov) if isinstance(a, Array)), device)
+        centre, spread = asarray(mean, device=first), asarray(cov, device=first)
+        if centre.ndim != 1 or spread.shape != centre.shape * 2:
+            raise ValueError(
+                f"multivariate_normal: a mean of shape {centre.shape} and a covariance of shape {spread.shape}, "
+                "expected (d,) and (d, d)"
+            )
+        values, vectors = eigh(spread)
+        drawn = self.normal(0.0, 1.0, (*shape_of(size), centre.size), device=centre.device)
+        return matmul(drawn * sqrt(maximum(values, 0.0)), matrix_transpose(vectors)) + centre
 
     # ---- drawn by NumPy
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dagrun.array import Array, as_array
-from dagrun.ops.elementwise import MOST_PLANS
+from dagrun.ops.elementwise import MOST_PLANS, written
 from dagrun.ops.linalg.products import matmul
 from dagrun.ops.manipulation import diagonal, expand_dims, permute_dims, reshape, squeeze
 from dagrun.ops.reductions import any as any_of
@@ -114,13 +114,14 @@ def _product(a: Array, own: str, b: Array, other: str, kept: str) -> tuple[Array
     return reshape(made, tuple(sizes[label] for label in labels)), labels
 
 
-def einsum(subscripts: str, /, *operands: Any) -> Array:
+def einsum(subscripts: str, /, *operands: Any, out: Array | None = None, optimize: Any = True) -> Array:
     """Sums of products over labelled axes, as `numpy.einsum`: "ij,jk->ik" is a matrix product.
 
     A letter labels an axis; operands are separated by commas. Axes of one label are multiplied element by element, and
     summed over where the result after "->" does not name the label; without "->" the result has the labels that stand
     once, in alphabetical order. "..." stands for any further axes. Axes of length 1 count for any length. Products of
-    more than two operands go in the order that `numpy.einsum_path` finds. ValueError where labels and shapes differ.
+    more than two operands go in the order that `numpy.einsum_path` finds; `optimize` is taken and does nothing.
+    `out`: an array to write the result into. ValueError where labels and shapes differ.
 
         >>> import dagrun as dr
         >>> a = dr.asarray([[1, 2], [3, 4]])
@@ -145,4 +146,4 @@ def einsum(subscripts: str, /, *operands: Any) -> Array:
             made = _product(*made, *following, result + "".join(rest))
         terms.append(made)
     x, own = _summed(*terms[0], result)
-    return permute_dims(x, tuple(own.index(label) for label in result))
+    return written(permute_dims(x, tuple(own.index(label) for label in result)), out, "einsum")

@@ -12,9 +12,10 @@ import numpy as np
 
 from dagrun.array import Array, as_array, asarray, extend, host_view
 from dagrun.core import device_index, native
-from dagrun.ops.elementwise import MOST_PLANS
+from dagrun.ops.elementwise import MOST_PLANS, written
 from dagrun.ops.gathering import dense_shape, gather_bodies, walk_along, walk_of_indices
 from dagrun.ops.manipulation import normal_axis
+from dagrun.ops.mathematics import maximum, minimum, remainder
 from dagrun.record import (
     SELECTED,
     Body,
@@ -304,10 +305,11 @@ def integers(indices: Any, x: Array, name: str) -> Array:
     return index.astype(np.int64) if index.dtype == np.uint64 else index
 
 
-def take(x: Any, /, indices: Any, axis: int | None = None) -> Array:
+def take(x: Any, /, indices: Any, axis: int | None = None, out: Array | None = None, mode: str = "raise") -> Array:
     """Elements at integer `indices` along an axis (of the flattened array where it is None); negative ones count back.
 
-    An index out of range fails when the values are computed: IndexError at the wait, with this line.
+    An index out of range fails when the values are computed: IndexError at the wait, with this line. With mode "wrap"
+    it goes round, with "clip" it is the nearest in range (and negative ones are 0). `out`: an array to write into.
 
         >>> import dagrun as dr
         >>> dr.take(dr.asarray([10, 20, 30]), dr.asarray([2, 0]))
@@ -317,7 +319,17 @@ def take(x: Any, /, indices: Any, axis: int | None = None) -> Array:
     if axis is None:
         x, axis = x.reshape(-1), 0
     index, place = integers(indices, x, "take"), normal_axis(axis, x.ndim, "take")
-    return gather(x, (index,), (place,), place, (place,))
+    if mode != "raise":
+        index = _in_range(index, x.shape[place], mode)
+    return written(gather(x, (index,), (place,), place, (place,)), out, "take")
+
+
+def _in_range(index: Array, length: int, mode: str) -> Array:
+    if mode not in ("wrap", "clip"):
+        raise ValueError(f"take: mode is {mode!r}, expected 'raise', 'wrap' or 'clip'")
+    if not length and index.size:
+        raise IndexError("take: an axis without elements has none to take")
+    return remainder(index, length) if mode == "wrap" else minimum(maximum(index, 0), length - 1)
 
 
 def _infer_along(inputs: Sequence[Any], scalars: Sequence[Any], *, axis: int) -> Any:

@@ -336,6 +336,7 @@ binomial = _default.binomial
 negative_binomial = _default.negative_binomial
 geometric = _default.geometric
 multinomial = _default.multinomial
+multivariate_normal = _default.multivariate_normal
 dirichlet = _default.dirichlet
 shuffle = _default.shuffle
 
@@ -368,6 +369,7 @@ def set_state(state: tuple[int, int]) -> None:
 __all__ = [
     "Generator", "beta", "binomial", "chisquare", "choice", "default_rng", "dirichlet", "exponential", "gamma",
     "geometric", "get_state", "gumbel", "integers", "laplace", "logistic", "lognormal", "multinomial",
+    "multivariate_normal",
     "negative_binomial", "normal", "pareto", "permutation", "poisson", "power", "rand", "randint", "randn", "random",
     "random_sample", "ranf", "rayleigh", "sample", "seed", "set_state", "shuffle", "standard_cauchy",
     "standard_exponential", "standard_gamma", "standard_normal", "standard_t", "triangular", "uniform", "vonmises",

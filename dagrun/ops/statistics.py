@@ -188,8 +188,8 @@ def last_axis_of(x: Array, axis: Axis, name: str) -> tuple[Array, tuple[int, ...
 
 def quantile(
     x: Any,
-    q: Any,
     /,
+    q: Any,
     axis: Axis = None,
     out: Array | None = None,
     overwrite_input: bool = False,
@@ -258,8 +258,8 @@ def _between(low: Any, high: Any, share: np.ndarray[Any, Any]) -> Any:
 
 def percentile(
     x: Any,
-    q: Any,
     /,
+    q: Any,
     axis: Axis = None,
     out: Array | None = None,
     overwrite_input: bool = False,

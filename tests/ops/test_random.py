@@ -48,6 +48,12 @@ def test_values_depend_on_the_seed_and_the_order_alone(device: str) -> None:
 
 def test_vectors_and_arrays_of_parameters() -> None:
     source = dr.random.default_rng(3)
+    vectors = source.multivariate_normal([1.0, -2.0], [[2.0, 0.6], [0.6, 0.5]], (100, 200))
+    assert vectors.shape == (100, 200, 2)
+    np.testing.assert_allclose(np.cov(vectors.numpy().reshape(-1, 2).T), [[2.0, 0.6], [0.6, 0.5]], atol=0.05)
+    np.testing.assert_allclose(vectors.numpy().mean((0, 1)), [1.0, -2.0], atol=0.04)
+    with pytest.raises(ValueError, match=r"a covariance of shape \(2, 2\), expected"):
+        source.multivariate_normal([1.0, 2.0, 3.0], np.eye(2))
     counts = source.multinomial(50, [0.2, 0.3, 0.5], 4)
     assert counts.shape == (4, 3) and (counts.sum(1) == 50).all()
     shares = source.dirichlet(dr.asarray([1.0, 2.0, 3.0, 4.0]), size=(2, 5))
