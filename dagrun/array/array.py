@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from struct import unpack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -246,7 +247,9 @@ def item(self: Array, *index: int) -> Any:
         raise ValueError(
             f"item() of an array of shape {self.shape}: it has {self.size} elements, expected one; give an index"
         )
-    return host_view(self).item(*index)
+    if index or self.device.kind == "cuda":
+        return host_view(self).item(*index)
+    return unpack(self.dtype.char, native.element(self))[0]
 
 
 def tolist(self: Array) -> Any:

@@ -202,6 +202,7 @@ class Executor {
   bool is_used(const Buffer* buffer) { return buffer->references.load(std::memory_order_acquire) % kHandle; }  // by a task
   std::vector<Holding> largest(const Device* device, size_t most);  // arrays that hold its memory
   Block* export_block(Buffer* buffer);  // under the record lock, no pending writer
+  bool ensure_memory(Buffer* buffer);     // false: there is none
   bool needs_detach(Buffer* buffer);
   void detach(Buffer* buffer);          // runs inside a task that has the whole buffer to itself
   // With locked false only one thread may be left (after a fork).
@@ -326,7 +327,6 @@ class Executor {
   void free_buffer(Buffer* buffer);
   void free_slot(uint32_t index, Worker* worker);
   void flush_free(Worker* worker);
-  bool ensure_memory(Buffer* buffer);
   bool take_over(uint32_t index);
   bool can_take_over(const Body* body, const Operand* operands, uint64_t first, const OperandSpec& spec);
   void notify();

@@ -405,6 +405,28 @@ PyObject* make_export(Block* block, bool readonly) {
   return reinterpret_cast<PyObject*>(exported);
 }
 
+// Waits for the array, then gives the bytes of its only element. No export: a later write stays where it is.
+PyObject* element_of(Handle* handle) {
+  const Layout* layout = handle->layout;
+  if (layout->size != 1) return PyErr_Format(PyExc_ValueError, "element: %lld elements, expected one", (long long)layout->size);
+  if (handle->buffer->device->memory.source) return PyErr_Format(PyExc_BufferError, "the CPU cannot read memory of a GPU");
+  const Region region = region_in(handle->buffer, shifted(layout->region, handle->offset));
+  Executor& executor = *module.executor;
+  char bytes[8];
+  for (;;) {
+    if (wait_handle(handle) < 0) return nullptr;
+    std::unique_lock<SpinLock> guard(executor.record_lock(), std::defer_lock);
+    if (!module.forked) {
+      guard.lock();
+      if (executor.pending_writer(handle->buffer, region).slot) continue;  // another thread wrote meanwhile
+      if (!executor.ensure_memory(handle->buffer)) return PyErr_NoMemory();
+    }
+    memcpy(bytes, handle->buffer->data.load() + handle->offset, layout->itemsize);
+    break;
+  }
+  return PyBytes_FromStringAndSize(bytes, layout->itemsize);
+}
+
 // Waits for the array, then gives its buffer's memory; a later write goes to fresh memory while the export lives.
 PyObject* export_handle(Handle* handle, bool readonly) {
   const Region region = region_in(handle->buffer, shifted(handle->layout->region, handle->offset));

@@ -443,6 +443,11 @@ PyObject* export_memory(PyObject*, PyObject* args) {
   return handle ? export_handle(handle, true) : nullptr;
 }
 
+PyObject* element(PyObject*, PyObject* object) {
+  Handle* handle = as_handle(object);
+  return handle ? element_of(handle) : nullptr;
+}
+
 PyObject* wait(PyObject*, PyObject* object) {
   Handle* handle = as_handle(object);
   if (!handle || wait_handle(handle) < 0) return nullptr;
@@ -715,6 +720,7 @@ PyMethodDef methods[] = {
     {"describe_site", describe, METH_O, "describe_site(number) -> (file, line, function)"},
     {"from_memory", from_memory, METH_VARARGS, "from_memory(layout, device, buffer, copy)"},
     {"export", export_memory, METH_VARARGS, "export(array): waits, then the memory of its buffer, read-only."},
+    {"element", element, METH_O, "element(array): waits, then the bytes of its only element."},
     {"wait", wait, METH_O, "wait(array): blocks until it is computed; raises what failed; returns it."},
     {"is_ready", is_ready, METH_O, "is_ready(array): whether a wait would return at once."},
     {"wait_all", wait_all, METH_NOARGS, "Blocks until nothing is in flight."},

@@ -119,6 +119,7 @@ Family* family_of(Handle* handle);  // made where there is none; borrowed
 Handle* as_handle(PyObject* object);  // nullptr with TypeError set
 bool add_types(PyObject* m);
 PyObject* export_handle(Handle* handle, bool readonly);
+PyObject* element_of(Handle* handle);
 PyObject* make_export(Block* block, bool readonly);
 PyObject* set_bodies(PyObject*, PyObject* args);
 

@@ -114,6 +114,26 @@ def test_scalars() -> None:
         [1, 2][dr.asarray(True)]
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_element_is_the_python_scalar_of_numpy(dtype: str, device: str) -> None:
+    values = np.asarray([0, 3, 1, 100]).astype(dtype)[::-1]
+    x = dr.asarray(values, device=device)
+    for own, wanted in zip(x[::-1], values[::-1], strict=True):
+        assert (own.item(), type(own.item())) == (wanted.item(), type(wanted.item()))
+    part = x[1:2]
+    x[1] = 0
+    assert part.item() == 0 and float(part) == 0.0 and not part
+
+
+def test_an_element_is_waited_for_and_raises_what_failed() -> None:
+    x = dr.asarray([1.0, 2.0])
+    slow = dr.custom_op(lambda x: x + 1)
+    assert [slow(x)[i].item() for i in (0, 1)] == [2, 3]
+    with pytest.raises(IndexError, match="index 7 is out of bounds"):
+        x[dr.asarray([7])].item()
+    assert np.isnan(dr.asarray(np.nan).item()) and dr.empty(()).item() is not None
+
+
 def test_sequences() -> None:
     values = sample("float32", (4, 3), special=False)
     x = placed(values)

@@ -55,8 +55,8 @@ from .tasks import (
 
 __all__ = [
     "Array", "Export", "Family", "Layout", "Node", "Signature", "add_device", "after_fork", "again", "alias",
-    "autocast", "binary", "describe_site", "empty", "export", "failures", "from_memory", "gradients", "here",
-    "holdings", "in_task", "install_binary", "is_ready", "last_writer", "layout", "lend_site", "memory_stats",
+    "autocast", "binary", "describe_site", "element", "empty", "export", "failures", "from_memory", "gradients",
+    "here", "holdings", "in_task", "install_binary", "is_ready", "last_writer", "layout", "lend_site", "memory_stats",
     "observe", "pause", "push_batch", "record", "searcher", "sequence", "set_autocast", "set_gradients", "set_hooks",
     "set_lane_limit", "set_observer", "set_prefix", "site", "sorter", "start", "stats", "stop",
     "trace", "trim_memory", "unfinished", "view", "wait", "wait_all",
@@ -238,6 +238,13 @@ def export(array: Array, /) -> memoryview:
         if not block:
             raise MemoryError(f"no memory for an array of {buffer.nbytes} bytes")
         return make_export(block, True, executor.dropped)
+
+
+def element(array: Array, /) -> bytes:
+    """Waits, then the bytes of the array's only element."""
+    if array.size != 1:
+        raise ValueError(f"element: {array.size} elements, expected one")
+    return bytes(export(array)[array._offset : array._offset + array.itemsize])
 
 
 # ---- wait
