@@ -61,6 +61,20 @@ def test_matmul_of_dtypes_and_layouts(dtype: str) -> None:
     check_product(a @ placed(b), a @ b, dtype)
 
 
+def test_a_product_with_a_vector_is_one_task_that_the_slot_knows() -> None:
+    matrix, vector = placed(values("float32", (5, 4))), placed(values("float32", (4,), 1))
+    out = dr.zeros(5, dtype="float32")
+    for a, b in ((matrix, vector), (vector, matrix.T), (vector, vector)):
+        with tracing() as records:
+            first, second = a @ b, a @ b
+        assert [record.name for record in records] == ["matmul", "matmul"]
+        check_same(first, second.numpy())
+        check_product(first, a.numpy() @ b.numpy(), (a.shape, b.shape))
+    with tracing() as records:
+        dr.matmul(matrix, vector, out=out)
+    assert [record.name for record in records] == ["matmul"] and (out == matrix @ vector).all()
+
+
 PLAIN = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16"]
 
 

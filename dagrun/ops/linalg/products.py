@@ -18,27 +18,58 @@ from dagrun.ops.joining import stack
 from dagrun.ops.manipulation import expand_dims, moveaxis, normal_axis, permute_dims, ravel, reshape
 from dagrun.ops.precision import narrow
 from dagrun.ops.products import product_bodies
-from dagrun.record import Gradients, Known, Operator, apply, common_device, signature_for, submit
+from dagrun.record import Gradients, Known, Operator, apply, common_device, layout, signature_for, submit
 
 
 def _infer(inputs: Sequence[Any], scalars: Sequence[Any], *, result: Any) -> Any:
     a, b = inputs
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    return (((*batch, a.shape[-2], b.shape[-1]), result),)
+    return (((*batch, *a.shape[-2:-1], *(b.shape[-1:] if b.ndim > 1 else ())), result),)
 
 
 def _compute(xp: Any, a: Any, b: Any, *, result: Any) -> Any:
     return xp.matmul(a.astype(result, copy=False), b.astype(result, copy=False))
 
 
+def _with_axis(view: Any, place: int) -> Any:
+    """The layout with a new axis of length 1."""
+    shape, strides = list(view.shape), list(view.strides)
+    shape.insert(place, 1)
+    strides.insert(place, 0)
+    return layout(view.dtype, tuple(shape), tuple(strides))
+
+
 def _lower(outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence[Any], *, result: Any) -> Any:
-    return product_bodies(outputs[0], *inputs)
+    (c,), (a, b) = outputs, inputs
+    if b.ndim == 1:  # a column
+        b, c = _with_axis(b, 1), _with_axis(c, c.ndim)
+    if a.ndim == 1:  # a row
+        a, c = _with_axis(a, 0), _with_axis(c, c.ndim - 1)
+    return product_bodies(c, a, b)
 
 
-# Leading axes that broadcast are summed over, as in all gradients.
-_RULES = Gradients(
-    lambda g, b, xp: xp.matmul(g, xp.matrix_transpose(b)), lambda g, a, xp: xp.matmul(xp.matrix_transpose(a), g)
-)
+def _left_gradient(g: Any, b: Any, call: Any, xp: Any) -> Any:
+    row, column = (view.ndim == 1 for view in call.inputs)
+    if column:
+        g, b = xp.expand_dims(g, -1), xp.expand_dims(b, -1)
+    if row:
+        g = xp.expand_dims(g, -2)
+    flow = xp.matmul(g, xp.matrix_transpose(b))
+    return xp.squeeze(flow, -2) if row else flow
+
+
+def _right_gradient(g: Any, a: Any, call: Any, xp: Any) -> Any:
+    row, column = (view.ndim == 1 for view in call.inputs)
+    if column:
+        g = xp.expand_dims(g, -1)
+    if row:
+        g, a = xp.expand_dims(g, -2), xp.expand_dims(a, -2)
+    flow = xp.matmul(xp.matrix_transpose(a), g)
+    return xp.squeeze(flow, -1) if column else flow
+
+
+# Vectors are rows on the left and columns on the right. Leading axes that broadcast are summed over, as always.
+_RULES = Gradients(_left_gradient, _right_gradient)
 MATMUL = Operator("matmul", _infer, _compute, _lower, grad=_RULES)
 
 
@@ -67,22 +98,19 @@ def matmul(x1: Any, x2: Any, /, *, out: Array | None = None) -> Array:
     if known is not None:
         return submit(known, (a, b), device_index(where))
     result = a.dtype if a.dtype == b.dtype else np.result_type(a.dtype, b.dtype)
-    left, right = (expand_dims(a, 0) if a.ndim == 1 else a), (expand_dims(b, 1) if b.ndim == 1 else b)
-    product: Array = _product(left, right, result, where)
-    if a.ndim > 1 < b.ndim:
-        return product
-    return reshape(product, product.shape[:-2] + product.shape[-2:][a.ndim == 1 : 1 + (b.ndim > 1)])
+    product: Array = _product(a, b, result, where)
+    return product
 
 
 @lru_cache(MOST_PLANS)
 def _plan(a: Any, b: Any) -> Known | None:
-    """The signature of a product of layouts; None where they are cast or reshaped first. ValueError: no fit."""
+    """The signature of a product of layouts; None where they are cast first. ValueError: no fit."""
     if a.ndim == 0 or b.ndim == 0:
         raise ValueError(f"matmul: shapes {a.shape} and {b.shape}: expected at least one axis each; use * for scalars")
     rows = b.shape[-2] if b.ndim > 1 else b.shape[0]
     if a.shape[-1] != rows:
         raise ValueError(f"matmul: shapes {a.shape} and {b.shape} do not fit: {a.shape[-1]} columns, {rows} rows")
-    if a.ndim == 1 or b.ndim == 1 or a.dtype != b.dtype:
+    if a.dtype != b.dtype:
         return None
     return signature_for(MATMUL, (a, b), attributes=(("result", a.dtype),))
 
@@ -100,7 +128,7 @@ def _matmul_into(a: Array, b: Array, out: Array) -> Array:
     if not np.can_cast(result, out.dtype, "same_kind"):
         raise TypeError(f"matmul: a result of {result} cannot be cast to {out.dtype} by the same_kind rule")
     check_writable(out)
-    if a.ndim > 1 < b.ndim and out.dtype == result and out._buffer not in (a._buffer, b._buffer):
+    if out.dtype == result and out._buffer not in (a._buffer, b._buffer):
         ((shape, _),) = _infer((a, b), (), result=result)
         if out.shape == shape:
             _product(a, b, result, where, out)
