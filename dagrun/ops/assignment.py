@@ -17,6 +17,7 @@ from dagrun.ops.indexing import (
     basic_view,
     check_indices,
     explain_index,
+    flattened,
     gather,
     indices_first,
     integers,
@@ -116,7 +117,7 @@ def setitem(x: Array, key: Any, value: Any) -> None:
     if _is_mask(key, x) and (type(value) is not Array or value.size == 1):
         _set_where(x, key, value)
         return
-    chosen = selection(x, key)
+    chosen = selection(*flattened(x, key))
     view, shape = chosen.view, chosen.shape
     if type(value) is not Array:
         value = asarray(value, x.dtype if is_weak(value) else None, device=x.device)

@@ -6,6 +6,7 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -208,6 +209,15 @@ def _positions(x: Array, mask: Any, axis: int) -> tuple[np.ndarray[Any, Any], ..
     return np.nonzero(host_view(mask) if isinstance(mask, Array) else mask)
 
 
+def flattened(x: Array, key: Any) -> tuple[Array, Any]:
+    """An array and a mask of several axes, with these as one axis where that is a view: then one index does for all."""
+    if isinstance(key, (Array, np.ndarray)) and key.dtype == np.bool_ and key.ndim > 1 and x._layout.contiguous:
+        own, rest = x.shape[: key.ndim], x.shape[key.ndim :]
+        if key.shape == own:
+            return x.reshape(prod(own), *rest), key.reshape(-1)
+    return x, key
+
+
 def getitem(x: Array, key: Any, /) -> Array:
     """x[key]: a view for integers, slices, None and ...; a copy for arrays of integers, or of booleans: these wait."""
     frozen = basic_key(key)
@@ -216,7 +226,7 @@ def getitem(x: Array, key: Any, /) -> Array:
         return native.view(x, final, x._offset + offset, SELECTED, basic_view, frozen)
     if type(key) is Array and key.dtype.kind == "i" and x.ndim and x.device is key.device:
         return gather(x, (key,), (0,), 0, (0,))
-    chosen = selection(x, key)
+    chosen = selection(*flattened(x, key))
     if any(index.size for index in chosen.arrays) and not all(index.size for index in chosen.arrays):
         check_indices(chosen)  # NumPy looks also at indices that meet none of the others
     return gather(chosen.view, chosen.arrays, chosen.axes, chosen.place, chosen.names)

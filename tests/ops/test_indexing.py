@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from ops.arrays import check_same, placed, raised, sample
 
 import dagrun as dr
-from dagrun.core import native
+from dagrun.core import native, tracing
 from dagrun.errors import OperationError
 
 random = settings(deadline=None, max_examples=200, suppress_health_check=list(HealthCheck))
@@ -170,6 +170,24 @@ def test_numbers_out_of_range_are_refused() -> None:
 def later(x: np.ndarray) -> np.ndarray:
     """Runs on the Python lane, so not where it is recorded."""
     return x
+
+
+def test_a_mask_of_several_axes_is_one_index_where_they_are_one_in_memory() -> None:
+    values = np.arange(24.0).reshape(2, 3, 4)
+    mask = values.sum(-1) > 50
+    x = dr.asarray(values, requires_grad=True)
+    with tracing() as records:
+        chosen = x[dr.asarray(mask)]
+    (take,) = (record for record in records if record.name == "take")
+    assert take.shapes == "float64(6, 4), int64(3,) -> float64(3, 4)"
+    check_same(chosen.detach(), values[mask])
+    y = x * 1
+    y[mask] = dr.asarray([[1.0], [2.0], [3.0]])
+    (y.sum() + chosen.sum()).backward()
+    assert x.grad[..., 0].tolist() == [[1, 1, 1], [1, 1, 1]]
+    turned = dr.asarray(values).transpose(1, 0, 2)
+    turned[mask.T] = 0
+    assert turned[mask.T].tolist() == np.zeros((3, 4)).tolist() and turned.sum().item() == values[~mask].sum()
 
 
 def test_a_mask_and_a_scalar_do_not_wait() -> None:
