@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 from pathlib import Path
 
@@ -24,3 +25,8 @@ def test_the_programs_are_short(name: str) -> None:
 def test_the_first_program_of_the_readme_runs() -> None:
     first = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0]
     exec(compile(first, "README.md", "exec"), {})
+
+
+def test_the_examples_for_people_who_port_programs() -> None:
+    failed, tried = doctest.testfile(str(ROOT / "docs/porting.md"), module_relative=False)
+    assert failed == 0 and tried > 4
