@@ -29,6 +29,8 @@ DTYPES = frozenset(
 @cache
 def as_dtype(value: Any) -> np.dtype[Any]:
     """The dtype that a dtype, its name or a scalar type stands for; TypeError for those that arrays cannot have."""
+    if isinstance(value, int):
+        raise TypeError(f"{value} is no dtype; the lengths of several axes are one argument, such as (2, 3)")
     dtype = np.dtype(value).newbyteorder("=")
     if dtype not in DTYPES:
         raise TypeError(

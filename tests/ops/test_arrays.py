@@ -89,6 +89,13 @@ def test_what_asarray_takes_and_refuses() -> None:
         dr.asarray(x, device="cpu:1", copy=False)
 
 
+def test_a_length_where_a_dtype_stands_is_told() -> None:
+    with pytest.raises(
+        TypeError, match=r"3 is no dtype; the lengths of several axes are one argument, such as \(2, 3\)"
+    ):
+        dr.zeros(2, 3)
+
+
 def test_scalars() -> None:
     x = dr.asarray([[5]])
     assert (int(x), float(x), bool(x), complex(x), x.item()) == (5, 5.0, True, 5 + 0j, 5)
