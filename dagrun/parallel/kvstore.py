@@ -57,6 +57,11 @@ class KVStore:
         `optimizer`: a function from parameters to an optimizer, such as `lambda p: dr.optim.SGD(p, lr=0.1)`; each key
         gets one of its own.
         """
+        if not callable(optimizer):
+            raise TypeError(
+                f"KVStore.set_optimizer: got a {type(optimizer).__name__}, expected a function that makes one for each "
+                "key, such as lambda p: dr.optim.SGD(p, lr=0.1)"
+            )
         own: dict[Key, Any] = {}
 
         def update(key: Key, pushed: Array, stored: Array) -> None:

@@ -64,6 +64,11 @@ class Trainer:
             raise ValueError(f"Trainer: schedule_by {schedule_by!r}, expected 'epoch' or 'step'")
         if any(isinstance(callback, Checkpoints) for callback in callbacks):
             raise ValueError("Trainer: Checkpoints among the callbacks, expected it as checkpoints=")
+        if not callable(optimizer):
+            raise TypeError(
+                f"Trainer: optimizer is a {type(optimizer).__name__}, expected a function that makes one for a "
+                "device, such as lambda p: dr.optim.SGD(p, lr=0.1)"
+            )
         first = next((p.device for p in module.parameters()), current_device())
         self.module, self.objective = module, Objective(module, loss)
         self.replicas = Replicas(self.objective, [first] if devices is None else devices, **exchange)

@@ -80,6 +80,11 @@ def test_training_with_the_optimizer_on_the_store() -> None:
             np.testing.assert_allclose(own.detach().numpy(), p.detach().numpy(), atol=1e-6)
 
 
+def test_an_optimizer_in_the_place_of_a_function_is_told() -> None:
+    with pytest.raises(TypeError, match=r"set_optimizer: got a SGD, expected a function .* lambda p"):
+        KVStore().set_optimizer(optim.SGD([dr.ones(1, requires_grad=True)]))
+
+
 def test_asynchronous_sgd_converges() -> None:
     """Each of three devices pulls, computes and pushes on its own; the slower ones push gradients of old parameters."""
     rng = np.random.default_rng(0)

@@ -376,6 +376,9 @@ def test_states_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         make(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 4))).load(path)
     with pytest.raises(ValueError, match="schedule_by 'hour'"):
         make(schedule_by="hour")
+    net = nn.Linear(2, 1)
+    with pytest.raises(TypeError, match=r"optimizer is a SGD, expected a function .* lambda p"):
+        Trainer(net, mse, optim.SGD(net.parameters()))
     with pytest.raises(ValueError, match="expected it as checkpoints="):
         make(callbacks=[Checkpoints(tmp_path)])
     with pytest.raises(ValueError, match="keep is 0"):
