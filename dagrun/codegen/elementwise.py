@@ -111,7 +111,9 @@ def elementwise_params(shape: Sequence[int], strides: Sequence[Sequence[int]], i
     dims = layout.dimensions(shape, strides)
     dims.sort(key=lambda dim: abs(dim[1][0]))
     dims = layout.merged(dims)
-    if len(dims) > 1 and dims[0][0] < _SHORT:
+    if target() == "cuda":
+        pass  # neighbouring threads take neighbouring elements, in rows of any length
+    elif len(dims) > 1 and dims[0][0] < _SHORT:
         longest = max(range(len(dims)), key=lambda i: dims[i][0])
         if dims[longest][0] >= 8 * dims[0][0]:
             dims.insert(0, dims.pop(longest))

@@ -59,10 +59,16 @@ DAGRUN_INLINE To bits_of(From value) {
 }
 
 DAGRUN_INLINE f32 to_float(f16 value) {
+#ifdef __CUDA_ARCH__
+  f32 wide;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(value.bits));
+  return wide;
+#else
   const u32 sign = u32(value.bits & 0x8000) << 16, rest = u32(value.bits & 0x7fff) << 13;
   if (rest >= 0x0f800000) return bits_of<f32>(sign | 0x70000000 | rest);  // infinity, NaN
   // As the bits of a float, `rest` is the value times 2^-112: exact also where it is subnormal.
   return bits_of<f32>(sign | bits_of<u32>(bits_of<f32>(rest) * 0x1p+112f));
+#endif
 }
 
 DAGRUN_INLINE f16 to_half(f32 value) {  // to nearest, ties to even
@@ -141,6 +147,11 @@ DAGRUN_INLINE void divide(i64 value, i64 size, i64& quotient, i64& rest) {
   }
 }
 
+DAGRUN_INLINE void divide(i32 value, i32 size, i32& quotient, i32& rest) {
+  quotient = i32(u32(value) / u32(size));
+  rest = value - quotient * size;
+}
+
 // The offsets of K operands at position `number` of `count` dimensions, which stand in `words` innermost first: size,
 // then the stride of each operand (what layout.outer_words writes).
 template <int K>
@@ -164,25 +175,126 @@ DAGRUN_INLINE i64 positions(const i64* words, i64 count, int operands) {
   return total;
 }
 
-// The elements of K strided operands of one shape; params as in codegen/elementwise.py.
-template <int K>
+// ---- elements
+
+// V elements that lie side by side, at a place that is a multiple of their size: one access of up to 16 bytes.
+template <class T, int V>
+struct alignas(V * sizeof(T)) Pack {
+  T of[V];
+};
+template <int V>
+struct alignas(V) Pack<bool, V> {
+  u8 of[V];
+};
+template <class T, int V>
+DAGRUN_INLINE void load(const char* place, T (&values)[V]) {
+  const Pack<T, V> pack = *reinterpret_cast<const Pack<T, V>*>(place);
+#pragma unroll
+  for (int j = 0; j < V; j++) values[j] = load<T>(reinterpret_cast<const char*>(&pack.of[j]));
+}
+template <class T, int V>
+DAGRUN_INLINE void store(char* place, const T (&values)[V]) {
+  Pack<T, V> pack;
+#pragma unroll
+  for (int j = 0; j < V; j++) store<T>(reinterpret_cast<char*>(&pack.of[j]), values[j]);
+  *reinterpret_cast<Pack<T, V>*>(place) = pack;
+}
+
+// The elements of Op::OPERANDS strided operands of one shape, V at a time: those lie side by side, or are one (its stride
+// is 0); params as in codegen/elementwise.py.
+template <class Op, int V>
 struct Elements {
+  static constexpr int K = Op::OPERANDS;
   const Call& call;
-  i64 total;
   char* at[K];
 
-  DAGRUN_METHOD explicit Elements(const Call& call_) : call(call_) {
-    total = call.params[0] * positions(call.params + 2 + K, call.params[1], K);
+  DAGRUN_METHOD explicit Elements(const Call& call_) : call(call_) {}
+  DAGRUN_METHOD i64 step(int k) const { return call.params[2 + k]; }
+  DAGRUN_METHOD static i64 total(const Call& call) {
+    return call.params[0] * positions(call.params + 2 + K, call.params[1], K);
+  }
+  // Whether all groups of V are such; behind them, fewer than V elements of the only row may be left.
+  DAGRUN_METHOD bool fits() const {
+    const i64 dims = call.params[1];
+    bool fit = dims == 0 || call.params[0] % V == 0;
+#pragma unroll
+    for (int k = 0; k < K; k++) {
+      if (step(k) == 0) continue;
+      u64 places = u64(call.data[k]);
+#pragma unroll 1
+      for (i64 d = 0; d < dims; d++) places |= u64(call.params[2 + K + d * (1 + K) + 1 + k]);
+      fit = fit && step(k) == Op::size(k) && places % (V * Op::size(k)) == 0;
+    }
+    return fit;
   }
   DAGRUN_METHOD void move(i64 number) {
     i64 offsets[K] = {}, inner = number;
     if (call.params[1] > 0) {
       i64 row;
-      divide(number, call.params[0], row, inner);
+      divide(number, call.params[0] / V, row, inner);
       position<K>(call.params + 2 + K, call.params[1], row, offsets);
     }
-    for (int k = 0; k < K; k++) at[k] = call.data[k] + (offsets[k] + inner * call.params[2 + k]);
+#pragma unroll
+    for (int k = 0; k < K; k++) {
+      const i64 along = V == 1 ? inner * step(k) : step(k) == 0 ? 0 : inner * (V * Op::size(k));
+      at[k] = call.data[k] + (offsets[k] + along);
+    }
+  }
+  template <class T>
+  DAGRUN_METHOD void get(int k, T (&values)[V]) const {
+    if (V > 1 && step(k) == 0) {
+      const T only = load<T>(at[k]);
+#pragma unroll
+      for (int j = 0; j < V; j++) values[j] = only;
+    } else {
+      load(at[k], values);
+    }
+  }
+  template <class T>
+  DAGRUN_METHOD void put(int k, const T (&values)[V]) const {
+    store(at[k], values);
   }
 };
+
+// Op: OPERANDS, size(operand) in bytes, WIDTH (how many elements at most at a time); compute(Elements).
+template <class Op>
+DAGRUN_INLINE void elementwise(const Call& call) {
+  const Op op(call);
+  const i64 total = Elements<Op, 1>::total(call);
+  i64 done = 0;
+  Elements<Op, Op::WIDTH> wide(call);
+  if (Op::WIDTH > 1 && wide.fits()) {
+    done = total / Op::WIDTH * Op::WIDTH;
+    for (i64 i = first_thread(); i < total / Op::WIDTH; i += all_threads()) {
+      wide.move(i);
+      op.compute(wide);
+    }
+  }
+  Elements<Op, 1> walk(call);
+  for (i64 i = done + first_thread(); i < total; i += all_threads()) {
+    walk.move(i);
+    op.compute(walk);
+  }
+}
+
+// The same for sets of contiguous arrays, one set after the other; params as in codegen/updates.py.
+//
+// Op: OPERANDS (of a set), SHARED (operands before them), size(operand), WIDTH; compute<V>(operands of the set, element).
+template <class Op>
+DAGRUN_INLINE void update(const Call& call) {
+  const Op op(call);
+  for (i64 set = 0; set < call.params[0]; set++) {
+    char* const* data = call.data + (Op::SHARED + set * Op::OPERANDS);
+    const i64 count = call.params[1 + set];
+    bool fits = Op::WIDTH > 1;
+#pragma unroll
+    for (int k = 0; k < Op::OPERANDS; k++) fits = fits && u64(data[k]) % (Op::WIDTH * Op::size(k)) == 0;
+    const i64 done = fits ? count / Op::WIDTH * Op::WIDTH : 0;
+    for (i64 i = first_thread() * Op::WIDTH; i < done; i += all_threads() * Op::WIDTH) {
+      op.template compute<Op::WIDTH>(data, i);
+    }
+    for (i64 i = done + first_thread(); i < count; i += all_threads()) op.template compute<1>(data, i);
+  }
+}
 
 }  // namespace dagrun

@@ -1,7 +1,8 @@
 // Softmax and what is made like it: lines of elements along an axis; params of dagrun/codegen/lines.py and softmax.py.
 //
-// Where lines are contiguous a block of threads goes over one: all of its threads compute terms, some at a time, and a
-// few lanes combine them, in the order that the vectors of the CPU have. Elsewhere a thread goes over a line.
+// Where lines are contiguous, a group of lanes or a block of threads goes over one; lanes add terms up in the order that
+// the vectors of the CPU have. Elsewhere a thread goes over a line. (The order in which the largest element is found
+// cannot be told from the results.)
 //
 // Op: Dtype, Wide (in which is computed), Class; exp(Wide), log(Wide), maximum(Wide, Wide); lanes().
 #pragma once
@@ -9,7 +10,11 @@
 
 namespace dagrun {
 
-constexpr int STAGED = 8;  // terms of each thread that are combined at a time
+// As in dagrun/codegen/cuda/softmax.py.
+constexpr int STAGED = 8;         // terms of each thread of a block that are added up at a time
+constexpr int RESULTS = 16;       // words of shared memory before the terms of a block
+constexpr i64 KEPT_BYTES = 36864;  // of all terms of a line
+constexpr i64 MANY_LINES = 4096, SHORT_LINE = 64, FEWEST_THREADS = 64;
 
 DAGRUN_INLINE f32 widen(f16 x) { return to_float(x); }
 DAGRUN_INLINE f32 widen(f32 x) { return x; }
@@ -51,49 +56,139 @@ struct Lines {
   DAGRUN_METHOD char* place(int k, i64 i) const { return at[k] + i * steps[k]; }
 };
 
-// A line that a block of threads goes over.
+template <class Op>
+DAGRUN_INLINE typename Op::Wide lowest() {
+  if constexpr (sizeof(typename Op::Wide) == 4) {
+    return bits_of<f32>(0xff800000u);
+  } else {
+    return bits_of<f64>(0xfff0000000000000ull);
+  }
+}
+
+// The value of another of the LANES neighbouring threads that go over a line.
+template <int LANES, class T>
+DAGRUN_INLINE T from_lane(T value, int lane) {
+  const int first = threadIdx.x % 32 / LANES * LANES;
+  return __shfl_sync(((1u << LANES) - 1) << first, value, first + lane);
+}
+// Their values added up by halving: each with the one half of them away, which is the same for both.
+template <class Op>
+DAGRUN_INLINE typename Op::Wide halved(typename Op::Wide value) {
+  constexpr int LANES = Op::lanes();
+  for (int half = LANES / 2; half > 0; half /= 2) {
+    value = value + from_lane<LANES>(value, int(threadIdx.x % LANES) ^ half);
+  }
+  return value;
+}
+// Whether groups of lanes go over lines that are contiguous, not blocks.
+template <class Op>
+DAGRUN_INLINE bool grouped(i64 length, i64 count) {
+  const i64 bytes = (length + 31 + Op::lanes()) * i64(sizeof(typename Op::Wide));
+  return (count >= MANY_LINES || length <= SHORT_LINE) && FEWEST_THREADS / Op::lanes() * bytes <= KEPT_BYTES;
+}
+
+// A line that a block of threads goes over: all of them compute terms, a few lanes add them up.
 template <class Op>
 struct Together {
   using Wide = typename Op::Wide;
+  static constexpr int LANES = Op::lanes();
   i64 length;
 
+  DAGRUN_METHOD Wide* results() const { return reinterpret_cast<Wide*>(DAGRUN_SHARED); }
+  DAGRUN_METHOD Wide* staged() const { return results() + RESULTS; }
+  DAGRUN_METHOD bool keeps() const { return length * i64(sizeof(Wide)) <= KEPT_BYTES; }
   DAGRUN_METHOD bool first() const { return threadIdx.x == 0; }
   template <class Body>
   DAGRUN_METHOD void each(Body body) const {
+#pragma unroll 4
     for (i64 i = threadIdx.x; i < length; i += blockDim.x) body(i);
   }
-  // All terms of the line combined: lanes in order, then the lanes by halving, then the elements left over.
-  template <class Term, class Combine>
-  DAGRUN_METHOD Wide reduce(Wide start, Term term, Combine combine) const {
-    constexpr int LANES = Op::lanes();
-    Wide* staged = reinterpret_cast<Wide*>(DAGRUN_SHARED);
-    const i64 whole = length & -LANES, room = i64(STAGED) * blockDim.x;  // a multiple of LANES
-    Wide total = start;
-    for (i64 begin = 0; begin < whole; begin += room) {
-      const i64 count = whole - begin < room ? whole - begin : room;
-      for (i64 i = threadIdx.x; i < count; i += blockDim.x) staged[i] = term(begin + i);
+  // Term i of the last reduction; a thread asks for those that it has computed.
+  template <class Term>
+  DAGRUN_METHOD Wide again(i64 i, Term term) const {
+    return keeps() ? staged()[i] : term(i);
+  }
+  template <class Term>
+  DAGRUN_METHOD Wide largest(Term term) const {
+    Wide best = lowest<Op>();
+    each([&](i64 i) {
+      const Wide x = term(i);
+      if (keeps()) staged()[i] = x;
+      best = Op::maximum(best, x);
+    });
+    for (int half = 16; half > 0; half /= 2) {
+      best = Op::maximum(best, __shfl_sync(0xffffffffu, best, (threadIdx.x % 32) ^ half));
+    }
+    if (threadIdx.x % 32 == 0) results()[1 + threadIdx.x / 32] = best;
+    __syncthreads();
+    for (int warp = 0; warp < blockDim.x / 32; warp++) best = Op::maximum(best, results()[1 + warp]);
+    return best;
+  }
+  // All terms added up: lanes in order, then the lanes by halving, then the elements left over.
+  template <class Term>
+  DAGRUN_METHOD Wide sum(Term term) const {
+    const i64 whole = length & -LANES, room = keeps() ? length : i64(STAGED) * blockDim.x;  // or a multiple of LANES
+    Wide total = 0, left = 0;
+    for (i64 begin = 0; begin < length; begin += room) {
+      const i64 count = length - begin < room ? length - begin : room;
+      if (begin > 0) __syncthreads();
+#pragma unroll 4
+      for (i64 i = threadIdx.x; i < count; i += blockDim.x) staged()[i] = term(begin + i);
       __syncthreads();
       if (threadIdx.x < LANES) {
+        const i64 full = whole - begin < count ? whole - begin : count;
+#pragma unroll 8
+        for (i64 i = threadIdx.x; i < full; i += LANES) total = total + staged()[i];
+        for (i64 i = full; i < count; i++) left = left + staged()[i];
+      }
+    }
+    if (threadIdx.x < LANES) {
+      total = halved<Op>(total) + left;
+      if (threadIdx.x == 0) results()[0] = total;
+    }
+    __syncthreads();
+    return results()[0];
+  }
+};
+
+// A line that a group of lanes goes over, each of which keeps its terms in shared memory.
+template <class Op>
+struct Grouped {
+  using Wide = typename Op::Wide;
+  static constexpr int LANES = Op::lanes();
+  i64 length;
+
+  DAGRUN_METHOD int lane() const { return threadIdx.x % LANES; }
+  DAGRUN_METHOD bool first() const { return lane() == 0; }
+  // The lines of a warp begin in different banks.
+  DAGRUN_METHOD Wide* kept() const {
+    return reinterpret_cast<Wide*>(DAGRUN_SHARED) + threadIdx.x / LANES * (((length + 31) & -32) + LANES);
+  }
+  template <class Body>
+  DAGRUN_METHOD void each(Body body) const {
 #pragma unroll 4
-        for (i64 i = threadIdx.x; i < count; i += LANES) total = combine(total, staged[i]);
-      }
-      __syncthreads();
-    }
-    if (threadIdx.x < LANES) staged[threadIdx.x] = total;
-    if (threadIdx.x < length - whole) staged[LANES + threadIdx.x] = term(whole + threadIdx.x);
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      for (int half = LANES / 2; half > 0; half /= 2) {
-        for (int i = 0; i < half; i++) staged[i] = combine(staged[i], staged[i + half]);
-      }
-      Wide left = start;
-      for (int i = 0; i < length - whole; i++) left = combine(left, staged[LANES + i]);
-      staged[2 * LANES] = combine(staged[0], left);
-    }
-    __syncthreads();
-    const Wide result = staged[2 * LANES];
-    __syncthreads();
-    return result;
+    for (i64 i = lane(); i < length; i += LANES) body(i);
+  }
+  template <class Term>
+  DAGRUN_METHOD Wide again(i64 i, Term) const {
+    return kept()[i];
+  }
+  template <class Term>
+  DAGRUN_METHOD Wide largest(Term term) const {
+    Wide best = lowest<Op>();
+    each([&](i64 i) { best = Op::maximum(best, kept()[i] = term(i)); });
+    for (int half = LANES / 2; half > 0; half /= 2) best = Op::maximum(best, from_lane<LANES>(best, lane() ^ half));
+    return best;
+  }
+  template <class Term>
+  DAGRUN_METHOD Wide sum(Term term) const {
+    const i64 whole = length & -LANES, rest = length - whole;
+    Wide total = 0, left = 0, own = 0;
+#pragma unroll 4
+    for (i64 i = lane(); i < whole; i += LANES) total = total + (kept()[i] = term(i));
+    if (lane() < rest) own = kept()[whole + lane()] = term(whole + lane());
+    for (int i = 0; i < rest; i++) left = left + from_lane<LANES>(own, i);
+    return halved<Op>(total) + left;
   }
 };
 
@@ -106,21 +201,38 @@ struct Alone {
   DAGRUN_METHOD bool first() const { return true; }
   template <class Body>
   DAGRUN_METHOD void each(Body body) const {
+#pragma unroll 4
     for (i64 i = 0; i < length; i++) body(i);
   }
-  template <class Term, class Combine>
-  DAGRUN_METHOD Wide reduce(Wide start, Term term, Combine combine) const {
-    Wide total = start;
-    for (i64 i = 0; i < length; i++) total = combine(total, term(i));
+  template <class Term>
+  DAGRUN_METHOD Wide again(i64 i, Term term) const {
+    return term(i);
+  }
+  template <class Term>
+  DAGRUN_METHOD Wide largest(Term term) const {
+    Wide best = lowest<Op>();
+    each([&](i64 i) { best = Op::maximum(best, term(i)); });
+    return best;
+  }
+  template <class Term>
+  DAGRUN_METHOD Wide sum(Term term) const {
+    Wide total = 0;
+    each([&](i64 i) { total = total + term(i); });
     return total;
   }
 };
 
-// Runs a kernel, the `lines` it goes over with a method `line(walker)`, in the way that their strides ask for. (A generic
-// lambda would do, but for NVRTC it is a function of the host.)
+// Runs a kernel, the `lines` it goes over with a method `line(walker)`, in the way that their strides and their number
+// ask for. (A generic lambda would do, but for NVRTC it is a function of the host.)
 template <class Op, class Kernel>
 DAGRUN_INLINE void over_lines(Kernel lines) {
-  if (lines.inner()) {
+  constexpr int LANES = Op::lanes();
+  if (lines.inner() && grouped<Op>(lines.length, lines.count)) {
+    for (i64 line = first_thread() / LANES; line < lines.count; line += all_threads() / LANES) {
+      lines.move(line);
+      lines.line(Grouped<Op>{lines.length});
+    }
+  } else if (lines.inner()) {
     for (i64 line = blockIdx.x; line < lines.count; line += gridDim.x) {
       lines.move(line);
       lines.line(Together<Op>{lines.length});
@@ -130,26 +242,6 @@ DAGRUN_INLINE void over_lines(Kernel lines) {
       lines.move(line);
       lines.line(Alone<Op>{lines.length});
     }
-  }
-}
-
-template <class Op>
-struct Sum {
-  DAGRUN_METHOD typename Op::Wide operator()(typename Op::Wide a, typename Op::Wide b) const { return a + b; }
-};
-template <class Op>
-struct Maximum {
-  DAGRUN_METHOD typename Op::Wide operator()(typename Op::Wide a, typename Op::Wide b) const {
-    return Op::maximum(a, b);
-  }
-};
-
-template <class Op>
-DAGRUN_INLINE typename Op::Wide lowest() {
-  if constexpr (sizeof(typename Op::Wide) == 4) {
-    return bits_of<f32>(0xff800000u);
-  } else {
-    return bits_of<f64>(0xfff0000000000000ull);
   }
 }
 
@@ -164,14 +256,14 @@ struct SoftmaxForward : Lines<2, 0> {
   template <class Line>
   DAGRUN_METHOD void line(Line walk) {
     auto x = [&](i64 i) { return Wide(widen(load<Dtype>(this->place(1, i)))); };
-    const Wide top = walk.reduce(lowest<Op>(), x, Maximum<Op>());
-    auto power = [&](i64 i) { return Op::exp(x(i) - top); };
-    const Wide total = walk.reduce(Wide(0), power, Sum<Op>());
+    const Wide top = walk.largest(x);
+    const Wide total = walk.sum([&](i64 i) { return Op::exp(walk.again(i, x) - top); });
     if constexpr (LOGARITHM) {
       const Wide logarithm = Op::log(total);
       walk.each([&](i64 i) { store(this->place(0, i), narrow<Dtype>(Wide(x(i) - top) - logarithm)); });
     } else {
-      walk.each([&](i64 i) { store(this->place(0, i), narrow<Dtype>(power(i) / total)); });
+      auto power = [&](i64 i) { return Op::exp(x(i) - top); };
+      walk.each([&](i64 i) { store(this->place(0, i), narrow<Dtype>(walk.again(i, power) / total)); });
     }
   }
 };
@@ -197,19 +289,16 @@ struct SoftmaxBackward : Lines<3, 0> {
   DAGRUN_METHOD void line(Line walk) {
     auto g = [&](i64 i) { return Wide(widen(load<Dtype>(this->place(1, i)))); };
     auto y = [&](i64 i) { return Wide(widen(load<Dtype>(this->place(2, i)))); };
-    const Wide total = walk.reduce(
-        Wide(0),
-        [&](i64 i) {
-          if constexpr (LOGARITHM) {
-            return g(i);
-          } else {
-            return Wide(g(i) * y(i));
-          }
-        },
-        Sum<Op>());
+    const Wide total = walk.sum([&](i64 i) {
+      if constexpr (LOGARITHM) {
+        return g(i);
+      } else {
+        return Wide(g(i) * y(i));
+      }
+    });
     walk.each([&](i64 i) {
       if constexpr (LOGARITHM) {
-        store(this->place(0, i), narrow<Dtype>(g(i) - Wide(Op::exp(y(i)) * total)));
+        store(this->place(0, i), narrow<Dtype>(walk.again(i, g) - Wide(Op::exp(y(i)) * total)));
       } else {
         store(this->place(0, i), narrow<Dtype>(y(i) * Wide(g(i) - total)));
       }
@@ -270,13 +359,12 @@ struct CrossEntropy : Classes<Op, 5> {
     if (!this->own_class(walk, 4, own)) return;
     const bool valid = own != this->ignored;
     auto x = [&](i64 i) { return Wide(widen(load<Dtype>(this->place(3, i)))); };
-    const Wide top = walk.reduce(lowest<Op>(), x, Maximum<Op>());
-    const Wide total = walk.reduce(Wide(0), [&](i64 i) { return Op::exp(x(i) - top); }, Sum<Op>());
+    const Wide top = walk.largest(x);
+    const Wide total = walk.sum([&](i64 i) { return Op::exp(walk.again(i, x) - top); });
     const Wide lse = top + Op::log(total), w = valid ? this->weight(own) : Wide(0);
     Wide loss = w * Wide(lse - x(valid ? own : 0));
     if (this->smoothing != Wide(0)) {
-      const Wide gaps = walk.reduce(
-          Wide(0), [&](i64 i) { return Wide(this->weight(i) * Wide(lse - x(i))); }, Sum<Op>());
+      const Wide gaps = walk.sum([&](i64 i) { return Wide(this->weight(i) * Wide(lse - x(i))); });
       const Wide share = this->smoothing / Wide(this->length);
       loss = Wide(Wide(Wide(1) - this->smoothing) * loss) + Wide(share * gaps);
     }
@@ -308,7 +396,7 @@ struct CrossEntropyBack : Classes<Op, 6> {
     const Wide share = this->smoothing / Wide(this->length);
     Wide total = Wide(this->length);
     if constexpr (Op::weighted()) {
-      total = walk.reduce(Wide(0), [&](i64 i) { return this->weight(i); }, Sum<Op>());
+      total = walk.sum([&](i64 i) { return this->weight(i); });
     }
     const Wide chosen = Wide(Wide(1) - this->smoothing) * w, powers = chosen + Wide(share * total);
     walk.each([&](i64 i) {

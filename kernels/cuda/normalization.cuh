@@ -9,13 +9,13 @@
 
 namespace dagrun {
 
-enum class Weights { NONE, KEPT, SEGMENTS, ELEMENTS };  // what has values of its own
+enum class Weighted { NONE, KEPT, SEGMENTS, ELEMENTS };  // what has values of its own
 
 template <class Op>
 struct Normalization {
   using Dtype = typename Op::Dtype;
   using Wide = typename Op::Wide;
-  static constexpr Weights WEIGHTS = Op::weights();
+  static constexpr Weighted WEIGHTS = Op::weights();
   const Call& call;
   i64 kept, segments, length, period;
   Wide eps, count;
@@ -36,8 +36,8 @@ struct Normalization {
 
   // w or b at an element.
   DAGRUN_METHOD Wide weight(const char* base, i64 k, i64 s, i64 i) const {
-    if constexpr (WEIGHTS == Weights::KEPT) return of(base, k);
-    return of(base, WEIGHTS == Weights::SEGMENTS ? k % period * segments + s : k % period * length + i);
+    if constexpr (WEIGHTS == Weighted::KEPT) return of(base, k);
+    return of(base, WEIGHTS == Weighted::SEGMENTS ? k % period * segments + s : k % period * length + i);
   }
 
   // SUMS sums over the elements of a kept index; `terms(segment, element, results)` gives the terms, and
@@ -101,10 +101,10 @@ struct Normalization {
 template <class Op>
 DAGRUN_INLINE void normalize(const Call& call) {
   using Wide = typename Op::Wide;
-  constexpr Weights WEIGHTS = Op::weights();
+  constexpr Weighted WEIGHTS = Op::weights();
   const Normalization<Op> n(call);
   Normalization<Op> run(call);  // what is summed: however short the segments, they follow each other
-  if constexpr (WEIGHTS == Weights::SEGMENTS) run.length = n.segments * n.length, run.segments = 1;
+  if constexpr (WEIGHTS == Weighted::SEGMENTS) run.length = n.segments * n.length, run.segments = 1;
   for (i64 k = blockIdx.x; k < n.kept; k += gridDim.x) {
     auto x = [&](i64 s, i64 i) { return n.element(n.segment(call.data[3], 1, k, s), i); };
     Wide mean[1], var[1];
@@ -124,11 +124,11 @@ DAGRUN_INLINE void normalize(const Call& call) {
     const Wide slope = Op::slope(var[0] + n.eps);
     n.write(call.data[0], k, [&](i64 s, i64 i) {
       const Wide gap = x(s, i) - mean[0];
-      if constexpr (WEIGHTS == Weights::NONE) {
+      if constexpr (WEIGHTS == Weighted::NONE) {
         return Wide(gap * slope);
       } else {
         const Wide w = n.weight(call.data[4], k, s, i);
-        const Wide made = WEIGHTS == Weights::ELEMENTS ? Wide(gap * slope) * w : gap * Wide(slope * w);
+        const Wide made = WEIGHTS == Weighted::ELEMENTS ? Wide(gap * slope) * w : gap * Wide(slope * w);
         return Wide(made + n.weight(call.data[5], k, s, i));
       }
     });
@@ -139,10 +139,10 @@ DAGRUN_INLINE void normalize(const Call& call) {
 template <class Op>
 DAGRUN_INLINE void normalize_back(const Call& call) {
   using Wide = typename Op::Wide;
-  constexpr Weights WEIGHTS = Op::weights();
-  constexpr int FIRST = WEIGHTS == Weights::NONE ? 1 : 3;
+  constexpr Weighted WEIGHTS = Op::weights();
+  constexpr int FIRST = WEIGHTS == Weighted::NONE ? 1 : 3;
   const Normalization<Op> n(call);
-  const i64 block = WEIGHTS == Weights::ELEMENTS ? call.params[11] : 1;  // kept indices of a block of threads
+  const i64 block = WEIGHTS == Weighted::ELEMENTS ? call.params[11] : 1;  // kept indices of a block of threads
   for (i64 first = blockIdx.x * block; first < n.kept; first += gridDim.x * block) {
     for (i64 k = first; k < first + block && k < n.kept; k++) {
       const Wide mean = n.of(call.data[FIRST + 2], k), slope = Op::slope(n.of(call.data[FIRST + 3], k) + n.eps);
@@ -154,11 +154,11 @@ DAGRUN_INLINE void normalize_back(const Call& call) {
       n.sums(
           [&](i64 s, i64 i, Wide(&term)[2]) {
             term[0] = g(s, i);
-            if constexpr (WEIGHTS == Weights::ELEMENTS) term[0] = term[0] * n.weight(call.data[7], k, s, i);
+            if constexpr (WEIGHTS == Weighted::ELEMENTS) term[0] = term[0] * n.weight(call.data[7], k, s, i);
             term[1] = term[0] * standard(s, i);
           },
           [&](i64 s, Wide(&own)[2]) {
-            if constexpr (WEIGHTS == Weights::SEGMENTS) {
+            if constexpr (WEIGHTS == Weighted::SEGMENTS) {
               if (threadIdx.x == 0) {
                 n.put(call.data[1], k * n.segments + s, own[1]);
                 n.put(call.data[2], k * n.segments + s, own[0]);
@@ -168,7 +168,7 @@ DAGRUN_INLINE void normalize_back(const Call& call) {
             }
           },
           sums);
-      if constexpr (WEIGHTS == Weights::KEPT) {
+      if constexpr (WEIGHTS == Weighted::KEPT) {
         if (threadIdx.x == 0) {
           n.put(call.data[1], k, sums[1]);
           n.put(call.data[2], k, sums[0]);
@@ -178,14 +178,14 @@ DAGRUN_INLINE void normalize_back(const Call& call) {
       const Wide plain = sums[0] / n.count, weighted = sums[1] / n.count;
       n.write(call.data[0], k, [&](i64 s, i64 i) {
         Wide own = g(s, i);
-        if constexpr (WEIGHTS == Weights::ELEMENTS) {  // a thread has the same elements of each kept index of a block
+        if constexpr (WEIGHTS == Weighted::ELEMENTS) {  // a thread has the same elements of each kept index of a block
           const i64 place = k / block * n.length + i;
           const Wide zero = 0;
           const Wide w = k == first ? zero : n.of(call.data[1], place), b = k == first ? zero : n.of(call.data[2], place);
           n.put(call.data[1], place, w + Wide(own * standard(s, i)));
           n.put(call.data[2], place, b + own);
         }
-        if constexpr (WEIGHTS == Weights::SEGMENTS || WEIGHTS == Weights::ELEMENTS) {
+        if constexpr (WEIGHTS == Weighted::SEGMENTS || WEIGHTS == Weighted::ELEMENTS) {
           own = own * n.weight(call.data[7], k, s, i);
         }
         return Wide(scale * Wide(Wide(own - plain) - Wide(standard(s, i) * weighted)));

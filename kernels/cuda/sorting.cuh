@@ -126,7 +126,9 @@ DAGRUN_INLINE void merge_runs(const Call& call) {
     divide(i, s.length, line, number);
     s.move(line, at);
     const char* from = call.data[2] + line * s.length * i64(sizeof(u32));
-    const i64 start = number / (2 * s.run) * 2 * s.run;
+    i64 pair, within;
+    divide(number, 2 * s.run, pair, within);
+    const i64 start = number - within;
     const i64 middle = start + s.run < s.length ? start + s.run : s.length;
     const i64 end = middle + s.run < s.length ? middle + s.run : s.length;
     const bool older = number < middle;

@@ -38,8 +38,12 @@ HOST_HEADER = Path(__file__).with_name("host.h")
 # A test of the tests sets these two.
 KERNELS = Path(os.environ.get("DAGRUN_TEST_KERNELS", include_directory()))
 LIBRARIES = Path(os.environ.get("DAGRUN_TEST_LIBRARIES", cache_directory()))
-# No contraction, as NVRTC's -fmad=false; undefined shifts and the like would differ between g++ and NVRTC.
-FLAGS = ("-std=c++17", "-O0", "-ffp-contract=off", "-fwrapv", "-fPIC", "-shared", "-fvisibility=hidden", "-w")
+# No contraction, as NVRTC's -fmad=false; undefined shifts and the like would differ between g++ and NVRTC. As on a GPU,
+# an access that is not aligned to its size ends the process.
+FLAGS = (
+    "-std=c++17", "-O0", "-ffp-contract=off", "-fwrapv", "-fPIC", "-shared", "-fvisibility=hidden", "-w",
+    "-fsanitize=alignment", "-fsanitize-undefined-trap-on-error",
+)  # fmt: skip
 GROUP = 40  # kernels of one call of the compiler
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to compile the CUDA sources with")

@@ -62,6 +62,8 @@ struct Fiber {
   uint64_t values[2];  // what it brings to a shuffle: one is written while the last one may still be read
   float fragments[2][12];  // likewise to a product of fragments: its elements of a, then of b
   unsigned shuffles = 0;
+  bool votes[2];  // what it brings to a barrier, likewise
+  unsigned barriers = 0;
 };
 
 // A stack, where threads run one after the other. Switches are by _longjmp, which makes no call of the system.
@@ -323,6 +325,17 @@ inline void multiply_fragments(float (&d)[4], const unsigned (&a)[4], const unsi
   }
 }
 
+inline int barrier_or(bool vote, int line) {
+  Launch& launch = *now;
+  const unsigned turn = launch.fibers[launch.current].barriers++ % 2;
+  launch.fibers[launch.current].votes[turn] = vote;
+  wait(State::at_barrier, line, 0);
+  for (const Fiber& fiber : launch.fibers) {
+    if (fiber.votes[turn]) return 1;
+  }
+  return 0;
+}
+
 }  // namespace dagrun_host
 #pragma GCC pop_options
 
@@ -331,6 +344,7 @@ inline void multiply_fragments(float (&d)[4], const unsigned (&a)[4], const unsi
 #define blockDim dagrun_host::block_size
 #define gridDim dagrun_host::grid_size
 #define __syncthreads() dagrun_host::wait(dagrun_host::State::at_barrier, __LINE__, 0)
+#define __syncthreads_or(vote) dagrun_host::barrier_or(vote, __LINE__)
 #define __shfl_sync(mask, value, source) dagrun_host::shuffle(mask, value, unsigned(source) & 31u, __LINE__)
 #define __ballot_sync(mask, value) dagrun_host::ballot(mask, value, __LINE__)
 #define __syncwarp() ((void)dagrun_host::ballot(0xffffffffu, false, __LINE__))
@@ -343,4 +357,10 @@ inline void multiply_fragments(float (&d)[4], const unsigned (&a)[4], const unsi
 inline unsigned long long atomicCAS(unsigned long long* place, unsigned long long compare, unsigned long long value) {
   __atomic_compare_exchange_n(place, &compare, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
   return compare;
+}
+
+inline unsigned atomicMin(unsigned* place, unsigned value) {  // a thread of a block is never interrupted
+  const unsigned before = *place;
+  if (value < before) *place = value;
+  return before;
 }

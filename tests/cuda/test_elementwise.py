@@ -90,6 +90,29 @@ def test_output_may_be_an_input() -> None:
     check(cases)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8"])
+def test_elements_side_by_side(dtype: str) -> None:
+    """Some elements at a time where rows and memory allow it, one at a time elsewhere: at every place in memory."""
+    memory, other = samples(dtype, 800, 1), samples(dtype, 800, 2)  # at multiples of 16 bytes
+    cases = []
+
+    def add(name: str, *views: np.ndarray, out: np.ndarray | None = None) -> None:
+        cases.append(case(name, "multiply", views, dtype, dtype, out))
+
+    for first in (0, 1, 2, 4):
+        x, y = memory[first:], other
+        for columns, pitch in ((16, 16), (16, 32), (16, 33), (15, 16), (8, 20), (1, 16)):
+            rows = [z[: 20 * pitch].reshape(20, pitch)[:, :columns] for z in (x, y)]
+            name = f"{columns} of {pitch} from {first}"
+            add(name, *rows)
+            add(f"{name}, all rows apart", *rows, out=np.zeros((20, pitch), dtype)[:, :columns])
+            add(f"{name}, one row", rows[0], y[:columns])
+            add(f"{name}, one column", rows[0], y[:20, None])
+        add(f"from {first}", x[:37], y[:37])
+        add(f"every second from {first}", x[:80:2], y[:40])
+    check(cases)
+
+
 def test_more_elements_than_threads() -> None:
     """The grid is bounded: a thread then goes over several elements."""
     values = np.arange(4096 * 256 + 77, dtype=np.int8)

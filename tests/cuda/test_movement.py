@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
 from dagrun.codegen.cuda import movement as of_cuda
 from dagrun.codegen.cuda import ordering, registry
 from dagrun.codegen.cuda.registry import kernel_at
+from dagrun.codegen.cumulative import CUMULATIVE_OPS, cumulative_kernel, cumulative_params
 from dagrun.codegen.movement import Index, add_kernel, indexed_params, put_kernel, take_kernel
 from dagrun.codegen.philox import philox_kernel, philox_params
 from dagrun.codegen.target import lowering_for
@@ -27,6 +30,21 @@ def test_movement_that_the_cpu_is_tested_with(monkeypatch: pytest.MonkeyPatch) -
     kernels = ["take_kernel", "put_kernel", "add_kernel", "cumulative_kernel"]
     cases = recorded(test_movement, kernels, monkeypatch)
     assert len(cases) > 300
+    check(cases)
+
+
+@pytest.mark.parametrize("op", CUMULATIVE_OPS)
+def test_running_sums_of_long_lines(op: str) -> None:
+    """Few contiguous lines, which blocks of threads go over, and others; into themselves, too."""
+    rng = np.random.default_rng(5)
+    cases = []
+    for shape, axis in [((1, 2500), 1), ((3, 64), 1), ((2, 1024), 1), ((63, 9), 0), ((5, 63), 1), ((5000, 66), 1)]:
+        for kinds in (("float32", "float32"), ("int8", "int64")):
+            x = (rng.standard_normal(shape) * 3).astype(kinds[0])
+            for out in (np.zeros(shape, kinds[1]), x)[: 2 if kinds[0] == kinds[1] else 1]:
+                params = cumulative_params(shape, out.strides, x.strides, axis, out.itemsize, x.itemsize)
+                make = functools.partial(cumulative_kernel, op, *kinds)
+                cases.append(Case(f"{op} {shape} {kinds}", make, [out, x], params, seed=7))
     check(cases)
 
 

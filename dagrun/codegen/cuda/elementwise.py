@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from dagrun.codegen.compiler import Unsupported
-from dagrun.codegen.cuda.emitter import CUDA_TYPE, CudaEmitter, entry_name
+from dagrun.codegen.cuda.emitter import CUDA_TYPE, CudaEmitter, element_struct, entry_name, most_at_once
 from dagrun.codegen.cuda.registry import (
     MOST_OPERANDS,
     MOST_SCALARS,
@@ -19,7 +19,7 @@ from dagrun.codegen.cuda.registry import (
 )
 from dagrun.codegen.elementwise import lower_all
 from dagrun.codegen.expression import Expression, Input, Scalar, linear_form, topological
-from dagrun.codegen.values import Value
+from dagrun.codegen.values import ITEMSIZE, Value
 
 
 def kernel(tree: Expression) -> int:
@@ -38,27 +38,27 @@ def _elementwise(tree: Expression, name: str) -> CudaKernel:
 
     e = CudaEmitter()
     e.deeper()
+    e.deeper()
     values = {index: Value(e, f"x{index}", dtype) for index, dtype in inputs}
     given = {index: Value(e, f"s{index}", dtype) for index, dtype in scalars}
     (result,) = lower_all(e, (tree,), values, given)
+    dtypes = [tree.dtype, *(dtype for _, dtype in inputs)]
+    width = most_at_once(dtypes)
     lines = [
         '#include "dagrun.cuh"',
-        f"DAGRUN_KERNEL({name}, {THREADS}) {{",
-        "  using namespace dagrun;",
-        f"  Elements<{operands}> walk(call);",
-        *(f"  const {CUDA_TYPE[dtype]} s{i} = scalar<{CUDA_TYPE[dtype]}>(call, {i});" for i, dtype in scalars),
-        "  for (i64 i = first_thread(); i < walk.total; i += all_threads()) {",
-        "    walk.move(i);",
-        *(f"    const {CUDA_TYPE[dtype]} x{i} = load<{CUDA_TYPE[dtype]}>(walk.at[{i + 1}]);" for i, dtype in inputs),
-        *filter(None, [e.text(result)]),
-        f"    store<{CUDA_TYPE[tree.dtype]}>(walk.at[0], {result.name});",
-        "  }",
-        "}",
-    ]
+        *element_struct(
+            name, dtypes, "", {f"s{i}": (dtype, f"scalar<{CUDA_TYPE[dtype]}>(call, {i})") for i, dtype in scalars},
+            f"compute(const Elements<{name}_of, V>& walk)", lambda k: f"walk.get({k}", lambda k: f"walk.put({k}",
+            {f"x{i}": i + 1 for i, _ in inputs}, e.text(result), [result.name],
+        ),
+        f"DAGRUN_KERNEL({name}, {THREADS}) {{ dagrun::elementwise<dagrun::{name}_of>(call); }}",
+    ]  # fmt: skip
 
     def launch(params: bytes) -> Launch:
         words = words_of(params)
-        n, outer = words[:2]
-        return grid(n * math.prod(words[2 + operands + d * (1 + operands)] for d in range(outer)))
+        n, outer, *steps = words[: 2 + operands]
+        total = n * math.prod(words[2 + operands + d * (1 + operands)] for d in range(outer))
+        side_by_side = all(step in (0, ITEMSIZE[dtype]) for step, dtype in zip(steps, dtypes, strict=True))
+        return grid(-(-total // width) if side_by_side and (outer == 0 or n % width == 0) else total)
 
     return CudaKernel(name, "\n".join(lines) + "\n", launch)

@@ -243,6 +243,54 @@ def template_kernel(
     )
 
 
+def most_at_once(dtypes: Sequence[str]) -> int:
+    """How many elements a thread takes at a time: the widest access has 16 bytes."""
+    return min(8, 16 // max(ITEMSIZE[dtype] for dtype in dtypes))
+
+
+def element_struct(
+    name: str, dtypes: Sequence[str], constants: str, scalars: dict[str, tuple[str, str]], compute: str,
+    get: Callable[[int], str], put: Callable[[int], str], inputs: dict[str, int], body: str, results: Sequence[str],
+) -> list[str]:  # fmt: skip
+    """What `elementwise` and `update` of dagrun.cuh take: a struct with `WIDTH` and a method for V elements.
+
+    `scalars`: name, dtype and value of what belongs to the call; `compute`: the head of the method; `get(k)` and
+    `put(k)` begin the calls that read and write operand k; `inputs`: the names of elements and their operands; `body`
+    computes `results`, the elements of the first operands.
+    """
+    kinds = [CUDA_TYPE[dtype] for dtype in dtypes]
+    return [
+        "namespace dagrun {",
+        f"struct {name}_of {{",
+        f"  static constexpr int OPERANDS = {len(dtypes)}, WIDTH = {most_at_once(dtypes)}{constants};",
+        "  static constexpr DAGRUN_METHOD int size(int operand) {",
+        f"    constexpr int sizes[] = {{{', '.join(str(ITEMSIZE[dtype]) for dtype in dtypes)}}};",
+        "    return sizes[operand];",
+        "  }",
+        "  const Call& call;",
+        *(f"  const {CUDA_TYPE[dtype]} {scalar};" for scalar, (dtype, _) in scalars.items()),
+        f"  DAGRUN_METHOD explicit {name}_of(const Call& call_)",
+        "      : "
+        + ", ".join(["call(call_)", *(f"{scalar}({value})" for scalar, (_, value) in scalars.items())])
+        + " {}",
+        "  template <int V>",
+        f"  DAGRUN_METHOD void {compute} const {{",
+        *(f"    {kinds[k]} {element}s[V];" for element, k in inputs.items()),
+        *(f"    {kinds[k]} results{k}[V];" for k in range(len(results))),
+        *(f"    {get(k)}, {element}s);" for element, k in inputs.items()),
+        "#pragma unroll",
+        "    for (int j = 0; j < V; j++) {",
+        *(f"      const {kinds[k]} {element} = {element}s[j];" for element, k in inputs.items()),
+        *filter(None, [body]),
+        *(f"      results{k}[j] = {result};" for k, result in enumerate(results)),
+        "    }",
+        *(f"    {put(k)}, results{k});" for k in range(len(results))),
+        "  }",
+        "};",
+        "}  // namespace dagrun",
+    ]
+
+
 def entry_name(family: str, key: str) -> str:
     """The name of the kernel with this key, a cheap text that says everything its source depends on."""
     return f"dagrun_{family}_{hashlib.sha256(key.encode()).hexdigest()[:16]}"

@@ -27,7 +27,7 @@ def _normalization(name: str, kind: str, dtype: str, weights: str) -> CudaKernel
     functions = [
         function("slope", [wide], _slope),
         f"  static constexpr DAGRUN_METHOD int lanes() {{ return {lanes}; }}",
-        f"  static constexpr DAGRUN_METHOD Weights weights() {{ return Weights::{weights.upper()}; }}",
+        f"  static constexpr DAGRUN_METHOD Weighted weights() {{ return Weighted::{weights.upper()}; }}",
     ]
 
     def launch(params: bytes) -> Launch:

@@ -27,16 +27,21 @@ def _philox(name: str, kind: str, dtype: str) -> CudaKernel:
         f"DAGRUN_KERNEL({name}, {THREADS}) {{",
         "  using namespace dagrun;",
         "  const i64 n = call.params[0], first = call.params[1];",
+        f"  const bool aligned = u64(call.data[0]) % {per_block * ITEMSIZE[dtype]} == 0;",
         *(f"  const u64 s{k} = call.scalars[{k}];" for k in range(len(slots))),
         f"  for (i64 i = first_thread(); i * {per_block} < n; i += all_threads()) {{",
         f"    const u64 block = u64(first / {per_block} + i);",
         e.text(*elements),
         f"    char* place = call.data[0] + i * {per_block * ITEMSIZE[dtype]};",
-        *(
-            f"    if (i * {per_block} + {k} < n) "
-            f"store<{CUDA_TYPE[dtype]}>(place + {k * ITEMSIZE[dtype]}, {element.name});"
-            for k, element in enumerate(elements)
-        ),
+        f"    const {CUDA_TYPE[dtype]} made[] = {{{', '.join(element.name for element in elements)}}};",
+        f"    if (aligned && i * {per_block} + {per_block} <= n) {{",
+        "      store(place, made);",
+        "    } else {",
+        "#pragma unroll",
+        f"      for (int k = 0; k < {per_block}; k++) {{",
+        f"        if (i * {per_block} + k < n) store(place + k * {ITEMSIZE[dtype]}, made[k]);",
+        "      }",
+        "    }",
         "  }",
         "}",
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from dagrun.codegen.cuda.emitter import CudaEmitter, entry_name, function, template_kernel
-from dagrun.codegen.cuda.registry import CudaKernel, Launch, grid, known, register, words_of
+from dagrun.codegen.cuda.registry import THREADS, CudaKernel, Launch, grid, known, register, words_of
 
 
 def kernel(dtype: str) -> int:
@@ -27,5 +27,5 @@ def _plain_gemm(name: str, dtype: str) -> CudaKernel:
         m, n, *rest = words_of(params)
         return grid(m * n * math.prod(rest[9 + 4 * d] for d in range(rest[8])))
 
-    source = template_kernel(name, "plain_gemm.cuh", "plain_gemm", {"Dtype": dtype, "Sum": total}, functions)
+    source = template_kernel(name, "plain_gemm.cuh", "plain_gemm", {"Dtype": dtype, "Sum": total}, functions, THREADS)
     return CudaKernel(name, source, launch)

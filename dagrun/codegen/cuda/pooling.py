@@ -6,12 +6,14 @@ import math
 from collections.abc import Sequence
 
 from dagrun.codegen import layout
+from dagrun.codegen.compiler import Unsupported
 from dagrun.codegen.cuda.emitter import CudaEmitter, computes, entry_name, function, template_kernel
 from dagrun.codegen.cuda.registry import THREADS, CudaKernel, Launch, grid, known, register, words_of
 from dagrun.codegen.values import Value, bits_of, is_float, is_signed
 
 _OPERANDS = {"max": 3, "mean": 2, "spread": 2, "pick": 3, "put": 3}
 _HEAD = 11  # words
+_SLOTS = 4  # as in pooling.cuh
 Table = Sequence[tuple[int, int, int]]
 
 
@@ -26,6 +28,8 @@ def params(
     dims: Sequence[layout.Dimension],
 ) -> bytes:  # fmt: skip
     """The params block: what the CPU's says, with windows in runs, as a call has no room for a table."""
+    if math.prod(size) >= 1 << 31:
+        raise Unsupported(f"a CUDA kernel pools planes of less than 2**31 elements, not {size}")
     found = [_runs(table) for table in tables]
     head = (len(dims), *map(len, tables), *size, *strides, *dilations, *map(len, found))
     block = layout.pack((*head, *(word for runs in found for run in runs for word in run), *layout.outer_words(dims)))
@@ -79,8 +83,8 @@ def _pooling(name: str, kind: str, dtype: str) -> CudaKernel:
             threads = 32
             while threads < min(THREADS, out_rows * out_columns):
                 threads *= 2
-            return Launch(grid(planes, 1).blocks, threads, 4 * threads)
+            return Launch(grid(planes, 1).blocks, threads, 4 * _SLOTS * threads)
         return grid(planes * (rows * columns if kind == "spread" else out_rows * out_columns))
 
     types = {"Dtype": dtype, "Wide": computes(dtype)}
-    return CudaKernel(name, template_kernel(name, "pooling.cuh", f"pool_{kind}", types, functions), launch)
+    return CudaKernel(name, template_kernel(name, "pooling.cuh", f"pool_{kind}", types, functions, THREADS), launch)

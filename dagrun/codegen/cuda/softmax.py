@@ -11,7 +11,8 @@ from dagrun.codegen.mathematics import exp, log
 from dagrun.codegen.scalars import maximum
 from dagrun.codegen.values import ITEMSIZE
 
-_STAGED = 8  # as in lines.cuh
+_STAGED, _RESULTS, _KEPT_BYTES = 8, 16, 36864  # as in lines.cuh, these and those
+_MANY_LINES, _SHORT_LINE, _FEWEST_THREADS = 4096, 64, 64
 _MOST_THREADS = 256
 
 
@@ -43,10 +44,17 @@ def lines_kernel(
         lines = beside * math.prod(rest[d * (1 + operands)] for d in range(dims))
         if length < 0 or way != 0:
             return grid(0 if length < 0 else lines, 64)
-        threads = 32
-        while threads < min(_MOST_THREADS, length // 4):
-            threads *= 2
-        return Launch(grid(lines, 1).blocks, threads, _STAGED * threads * ITEMSIZE[wide])
+        item = ITEMSIZE[wide]
+        threads, bytes_each = _MOST_THREADS, (-(-length // 32) * 32 + lanes) * item
+        most = (length + 31 + lanes) * item * (_FEWEST_THREADS // lanes)
+        if (lines >= _MANY_LINES or length <= _SHORT_LINE) and most <= _KEPT_BYTES:
+            while threads // lanes * bytes_each > _KEPT_BYTES:
+                threads //= 2
+            return grid(lines * lanes, threads, threads // lanes * bytes_each)
+        while threads > 32 and threads > length // 4:
+            threads //= 2
+        staged = length if length * item <= _KEPT_BYTES else _STAGED * threads
+        return Launch(grid(lines, 1).blocks, threads, (_RESULTS + staged) * item)
 
     source = template_kernel(name, "lines.cuh", template, types | {"Wide": wide}, functions, _MOST_THREADS)
     return CudaKernel(name, source, launch)

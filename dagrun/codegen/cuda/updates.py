@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dagrun.codegen.compiler import Unsupported
-from dagrun.codegen.cuda.emitter import CUDA_TYPE, CudaEmitter, entry_name
+from dagrun.codegen.cuda.emitter import CUDA_TYPE, CudaEmitter, element_struct, entry_name, most_at_once
 from dagrun.codegen.cuda.registry import (
     MOST_OPERANDS,
     MOST_SCALARS,
@@ -19,7 +19,7 @@ from dagrun.codegen.cuda.registry import (
 )
 from dagrun.codegen.elementwise import lower_all
 from dagrun.codegen.expression import Expression, Scalar, numbered, topological
-from dagrun.codegen.values import Value
+from dagrun.codegen.values import ITEMSIZE, Value
 
 
 def kernel(trees: Sequence[Expression], dtypes: Sequence[str], shared: Sequence[str], scalars: int) -> int:
@@ -42,31 +42,23 @@ def _update(
     given = {node.index: node.dtype for node in topological(*trees) if isinstance(node, Scalar)}
     values = {index: Value(e, f"s{index}", dtype) for index, dtype in given.items()}
     results = lower_all(e, trees, inputs, values)
-    kinds = [CUDA_TYPE[dtype] for dtype in dtypes]
+
+    def place(k: int) -> str:
+        return f"data[{k}] + i * {ITEMSIZE[dtypes[k]]}"
+
     lines = [
         '#include "dagrun.cuh"',
-        f"DAGRUN_KERNEL({name}, {THREADS}) {{",
-        "  using namespace dagrun;",
-        *(f"  const {CUDA_TYPE[dtype]} s{index} = {_given(index, dtype, scalars)};" for index, dtype in given.items()),
-        "  for (i64 set = 0; set < call.params[0]; set++) {",
-        f"    char* const* data = call.data + ({len(shared)} + set * {len(dtypes)});",
-        "    for (i64 i = first_thread(); i < call.params[1 + set]; i += all_threads()) {",
-        *(
-            f"      const {kind} x{k} = load<{kind}>(data[{k}] + i * i64(sizeof({kind})));"
-            for k, kind in enumerate(kinds)
+        *element_struct(
+            name, dtypes, f", SHARED = {len(shared)}",
+            {f"s{index}": (dtype, _given(index, dtype, scalars)) for index, dtype in given.items()},
+            "compute(char* const* data, i64 i)", lambda k: f"load({place(k)}", lambda k: f"store({place(k)}",
+            {f"x{k}": k for k in range(len(dtypes))}, e.text(*results), [result.name for result in results],
         ),
-        *filter(None, [e.text(*results)]),
-        *(
-            f"      store<{kinds[k]}>(data[{k}] + i * i64(sizeof({kinds[k]})), {result.name});"
-            for k, result in enumerate(results)
-        ),
-        "    }",
-        "  }",
-        "}",
-    ]
+        f"DAGRUN_KERNEL({name}, {THREADS}) {{ dagrun::update<dagrun::{name}_of>(call); }}",
+    ]  # fmt: skip
 
     def launch(params: bytes) -> Launch:
-        return grid(max(words_of(params)[1:], default=0))
+        return grid(-(-max(words_of(params)[1:], default=0) // most_at_once(dtypes)))
 
     return CudaKernel(name, "\n".join(lines) + "\n", launch)
 
