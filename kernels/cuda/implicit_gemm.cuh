@@ -140,13 +140,13 @@ DAGRUN_INLINE void multiply_fragments(f32 (&d)[4], const u32 (&a)[4], const u32 
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #else  // has no TF32: full float32, handed from thread to thread
     const int lane = threadIdx.x % 32, row = lane & ~3, column = lane % 4 * 8;
-#pragma unroll
+#pragma unroll 1
     for (int k = 0; k < 8; k++) {
-      const int high = k / 4;
-      const f32 upper = bits_of<f32>(__shfl_sync(~0u, a[2 * high], row + k % 4));
-      const f32 lower = bits_of<f32>(__shfl_sync(~0u, a[2 * high + 1], row + k % 4));
-      const f32 one = bits_of<f32>(__shfl_sync(~0u, b[high], column + k % 4));
-      const f32 other = bits_of<f32>(__shfl_sync(~0u, b[high], column + 4 + k % 4));
+      const bool high = k >= 4;
+      const f32 upper = bits_of<f32>(__shfl_sync(~0u, high ? a[2] : a[0], row + k % 4));
+      const f32 lower = bits_of<f32>(__shfl_sync(~0u, high ? a[3] : a[1], row + k % 4));
+      const f32 one = bits_of<f32>(__shfl_sync(~0u, high ? b[1] : b[0], column + k % 4));
+      const f32 other = bits_of<f32>(__shfl_sync(~0u, high ? b[1] : b[0], column + 4 + k % 4));
       d[0] = __fmaf_rn(upper, one, d[0]), d[1] = __fmaf_rn(upper, other, d[1]);
       d[2] = __fmaf_rn(lower, one, d[2]), d[3] = __fmaf_rn(lower, other, d[3]);
     }
