@@ -21,6 +21,7 @@ from dagrun.codegen.formats import (
     FORMATS,
     HALF_PI,
     HALF_PI_REST,
+    NORMAL_TAIL,
     WIDE,
     FloatFormat,
 )
@@ -192,8 +193,19 @@ def erf(x: Value) -> Value:
     return _with_sign(e.select(magnitude < 1.0, small, large), x)
 
 
+def ndtr(x: Value) -> Value:
+    """The normal distribution function; its tail is exp(-x^2/2) times a quotient of polynomials in |x|."""
+    e = x.emitter
+    if x.dtype == "float64":
+        return 0.5 * (1.0 + erf(x * math.sqrt(0.5)))
+    last, above, below = NORMAL_TAIL
+    magnitude = _clamp(_fabs(x), 0.0, last)
+    tail = exp((-0.5 * x) * x) * (polynomial(magnitude, above) / polynomial(magnitude, below))
+    return e.select(x < 0.0, tail, 1.0 - tail)
+
+
 def gelu(x: Value) -> Value:
-    return 0.5 * x * (1.0 + erf(x * math.sqrt(0.5)))
+    return x * ndtr(x)
 
 
 # -- logarithms -------------------------------------------------------------------------------------------------------
@@ -432,4 +444,5 @@ FUNCTIONS: dict[str, tuple[int, Callable[..., Value]]] = {
     "gelu_tanh": (1, gelu_tanh),
     "softplus": (1, softplus),
     "erf": (1, erf),
+    "ndtr": (1, ndtr),
 }

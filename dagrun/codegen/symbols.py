@@ -4,16 +4,18 @@ The same function runs on NumPy arrays, with `numpy` in the place of `Symbols`: 
 
     >>> from dagrun.codegen.expression import Input, linear_form
     >>> x = Symbol(Input(0, "float32"))
-    >>> linear_form((Symbols.sqrt(x) * 2).node)
-    ('input 0 float32', 'sqrt float32 0', 'constant 0x1.0000000000000p+1 float32', 'multiply float32 1 2')
+    >>> linear_form((x * 2).node)
+    ('input 0 float32', 'constant 0x1.0000000000000p+1 float32', 'multiply float32 0 1')
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from dagrun.codegen.expression import Call, Constant, Expression, Select, call
+from dagrun.codegen.expression import Call, Constant, Expression, Select, call, cast
+from dagrun.codegen.scalars import SCALAR_OPS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,36 +59,20 @@ class Symbol:
 
 
 def _apply(name: str, *operands: Any) -> Symbol:
-    dtype = next(operand.node.dtype for operand in operands if isinstance(operand, Symbol))
+    dtypes = [operand.node.dtype for operand in operands if isinstance(operand, Symbol)]
+    dtype = next((dtype for dtype in dtypes if dtype != "bool"), dtypes[0])
     return Symbol(call(name, *(_node(operand, dtype) for operand in operands)))
 
 
 def _node(operand: Any, dtype: str) -> Expression:
-    return operand.node if isinstance(operand, Symbol) else Constant(operand, dtype)
+    """A node where it meets others of a dtype: truth values are 1 and 0 there."""
+    if not isinstance(operand, Symbol):
+        return Constant(operand, dtype)
+    return cast(operand.node, dtype) if operand.node.dtype == "bool" else operand.node
 
 
 class Symbols:
-    """The functions of NumPy's namespace that a formula may use."""
-
-    @staticmethod
-    def sqrt(x: Symbol) -> Symbol:
-        return _apply("sqrt", x)
-
-    @staticmethod
-    def sign(x: Symbol) -> Symbol:
-        return _apply("sign", x)
-
-    @staticmethod
-    def isfinite(x: Symbol) -> Symbol:
-        return _apply("isfinite", x)
-
-    @staticmethod
-    def maximum(a: Any, b: Any) -> Symbol:
-        return _apply("maximum", a, b)
-
-    @staticmethod
-    def minimum(a: Any, b: Any) -> Symbol:
-        return _apply("minimum", a, b)
+    """The functions of NumPy's namespace that a formula may use: `where`, and those of `SCALAR_OPS`."""
 
     @staticmethod
     def where(condition: Symbol, yes: Any, no: Any) -> Symbol:
@@ -96,3 +82,7 @@ class Symbols:
         if test.dtype != "bool":
             test = Call("not_equal", (test, Constant(0, test.dtype)), "bool")
         return Symbol(Select(test, _node(yes, dtype), _node(no, dtype)))
+
+
+for _name in SCALAR_OPS:
+    setattr(Symbols, _name, staticmethod(partial(_apply, _name)))

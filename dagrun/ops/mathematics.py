@@ -11,6 +11,7 @@ import numpy as np
 from dagrun.array import Array, asarray, extend, is_weak
 from dagrun.core import native
 from dagrun.ops.elementwise import FIRST_FREE, make, record, record_unary, serve_slot
+from dagrun.ops.formulas import NUMPY, fused
 from dagrun.ops.promotion import Resolve, by_ufunc
 from dagrun.record import ZERO, Gradients
 
@@ -36,7 +37,9 @@ def unary_function(
     name: str, compute: Callable[..., Any], resolve: Resolve, text: str, grad: Rule | Gradients | None = None
 ) -> Callable[..., Array]:
     """The user function of an operator of one operand; `name` is also that of its scalar function in `codegen`."""
-    op = make(name, compute, resolve, grad=grad if grad is None or isinstance(grad, Gradients) else (grad,))
+    setattr(NUMPY, name, compute)
+    grad = grad if grad is None or isinstance(grad, Gradients) else Gradients(fused(name, grad))
+    op = make(name, compute, resolve, grad=grad)
 
     def function(x: Any, /, *, out: Array | None = None) -> Array:
         return record_unary(op, x, out)
@@ -108,15 +111,19 @@ def _power_exponent(g: Any, a: Any, y: Any, xp: Any) -> Any:
     return g * xp.where(a > 0, y * xp.log(xp.where(a > 0, a, 1.0)), 0.0)
 
 
+def _density(a: Any, xp: Any) -> Any:
+    """Of the normal distribution."""
+    return xp.exp(-0.5 * a * a) * (1 / math.sqrt(2 * math.pi))
+
+
 def _gelu_slope(a: Any, xp: Any) -> Any:
-    density = xp.exp(-0.5 * a * a) * (1 / math.sqrt(2 * math.pi))
-    return 0.5 * (1 + xp.erf(a * math.sqrt(0.5))) + a * density
+    return xp.ndtr(a) + a * _density(a, xp)
 
 
 def _gelu_tanh_slope(a: Any, xp: Any) -> Any:
-    scale = math.sqrt(2 / math.pi)
-    t = xp.tanh(scale * (a + 0.044715 * a * a * a))
-    return 0.5 * (1 + t) + 0.5 * a * (1 - t * t) * (scale * (1 + 3 * 0.044715 * a * a))
+    scale = math.sqrt(8 / math.pi)
+    y = xp.sigmoid(scale * (a + 0.044715 * a * a * a))
+    return y + a * (y * (1 - y)) * (scale * (1 + 3 * 0.044715 * a * a))
 
 
 _COMPARISONS = {"less", "less_equal", "equal", "not_equal", "greater", "greater_equal"}
@@ -314,6 +321,13 @@ erf = unary_function(
     _float_loop,
     "The error function",
     lambda g, a, xp: g * (2 / math.sqrt(math.pi) * xp.exp(-a * a)),
+)
+ndtr = unary_function(
+    "ndtr",
+    lambda x: 0.5 * np.vectorize(math.erfc, otypes=[x.dtype])(x * -math.sqrt(0.5)),
+    _float_loop,
+    "The normal distribution function",
+    lambda g, a, xp: g * _density(a, xp),
 )
 gelu = unary_function(
     "gelu",

@@ -99,7 +99,7 @@ CASES: list[Case] = [
         "negative", "positive", "absolute", "abs", "square", "exp", "exp2", "expm1", "sin", "cos", "arctan", "atan",
         "sinh", "cosh",
         "tanh", "arcsinh", "asinh", "deg2rad", "rad2deg", "sigmoid", "relu", "softplus", "silu", "gelu", "gelu_tanh",
-        "erf", "sign", "floor", "ceil", "trunc", "rint", "round", "copy",
+        "ndtr", "erf", "sign", "floor", "ceil", "trunc", "rint", "round", "copy",
     ),
     *_unary("conj", "conjugate", "degrees", "radians", "fix", "around", "cbrt", "fabs", "sinc", "real", "spacing",
         "nansum", "nanprod", "nanmean", "nan_to_num"),
@@ -277,10 +277,10 @@ WITHOUT = {
     "__array_namespace_info__", "promote_types", "broadcast_shapes", "issubdtype", "nextafter", "ldexp",
 }  # fmt: skip
 
-# Modules whose operators are swept with the layers and optimizers that they are made for: tests/nn, tests/optim.
+# Modules whose operators are swept with the layers, optimizers and rules that they are made for: tests/nn, tests/optim.
 ELSEWHERE = {
     f"dagrun.ops.{name}"
-    for name in ("convolution", "dropout", "normalization", "pooling", "recurrent", "softmax", "updates")
+    for name in ("convolution", "dropout", "formulas", "normalization", "pooling", "recurrent", "softmax", "updates")
 }
 
 # Operators that need no sweep here.

@@ -12,7 +12,7 @@ import pytest
 from autodiff.cases import CASES, ELSEWHERE, NOT_SWEPT, WITHOUT, Case
 
 import dagrun as dr
-from dagrun.core import native
+from dagrun.core import native, tracing
 from dagrun.ops.elementwise import Elementwise
 from dagrun.ops.mathematics import UFUNCS
 from dagrun.record import Operator
@@ -49,6 +49,21 @@ def compare(
         expected = (function(ahead) - function(behind)) / (2 * step)
         assert g.shape == values[k].shape and str(g.device) == device
         assert (g.numpy() * direction).sum() == pytest.approx(expected, rel=2e-6, abs=2e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_rules_in_one_kernel_have_the_bits_of_their_operations(dtype: str, device: str) -> None:
+    values = np.random.default_rng(0).uniform(0.1, 0.9, 77).astype(dtype)
+    g = dr.asarray(np.linspace(-2, 2, 77).astype(dtype), device=device)
+    for name in ("gelu", "gelu_tanh", "silu", "sigmoid", "tanh", "relu", "softplus", "sqrt", "arcsin", "log10", "erf"):
+        (x,) = leaves([values], device)
+        y = getattr(dr, name)(x)
+        with tracing() as records:
+            (alone,) = dr.gradients(y, [x], [g], retain_graph=True)
+            alone.wait()
+        assert [record.name for record in records] == [f"{name}_gradient"]
+        (again,) = dr.gradients(y, [x], [g], create_graph=True)
+        assert alone.numpy().tobytes() == again.numpy().tobytes(), name
 
 
 @pytest.mark.parametrize("case", CASES, ids=NAMES)

@@ -27,6 +27,7 @@ OWN = {
     "sigmoid": sigmoid,
     "silu": lambda x: x * sigmoid(x),
     "relu": lambda x: np.where(x < 0, np.zeros((), x.dtype), x),
+    "ndtr": lambda x: 0.5 * np.vectorize(math.erfc, otypes=[np.float64])(x * -math.sqrt(0.5)),
     "gelu": lambda x: 0.5 * x * (1 + np.vectorize(math.erf, otypes=[np.float64])(x * math.sqrt(0.5))),
     "gelu_tanh": lambda x: x * sigmoid(np.sqrt(8 / np.longdouble(math.pi)) * (x + 0.044715 * x**3)),
     "softplus": lambda x: np.logaddexp(x, np.zeros((), x.dtype)),
@@ -105,8 +106,8 @@ def test_operation_matches_numpy(op: str, dtype: str) -> None:
             np.testing.assert_array_equal(actual[np.isinf(expected)], expected[np.isinf(expected)])
             # x * sigmoid(y) magnifies the rounding of y and of a subnormal sigmoid
             smallest = 1e4 * np.finfo(dtype).tiny if op in ("silu", "gelu_tanh") else 0
-            if op == "gelu":  # 1 + erf(x) cancels where x is negative
-                smallest = np.abs(args[0][finite])
+            if op in ("gelu", "ndtr"):  # 1 + erf(x) cancels where x is negative
+                smallest = np.abs(args[0][finite]) if op == "gelu" else 1
             unit = np.spacing(np.maximum(np.abs(expected[finite]), smallest).astype(expected.dtype))
             distance = np.abs(actual[finite] - expected[finite]) / unit
         worst = np.nanargmax(distance)

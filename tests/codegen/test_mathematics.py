@@ -95,6 +95,19 @@ def test_erf_of_special_values() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_normal_distribution(dtype: str) -> None:
+    rng = np.random.default_rng(3)
+    x = np.concatenate([rng.uniform(-13, 13, 800), rng.standard_normal(800)]).astype(dtype)
+    exact, eps = exactly(mpmath.ncdf, x), np.finfo(dtype).eps
+    actual = run_elementwise("ndtr", [x], dtype, dtype)
+    np.testing.assert_allclose(actual, exact, rtol=0, atol=1.5 * eps)
+    if dtype == "float32":  # the lower tail, too
+        np.testing.assert_allclose(actual[x > -12], exact[x > -12], rtol=60 * eps)
+    values = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, -1e30, 40], dtype)
+    np.testing.assert_array_equal(run_elementwise("ndtr", [values], dtype, dtype), [0.5, 0.5, 1, 0, np.nan, 0, 1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_power_follows_c_in_every_special_case(dtype: str) -> None:
     positive = np.array([0.0, 0.5, 1, 1.5, 2, 3, 1e30, np.inf, np.nan], dtype)
     special = np.concatenate([positive, -positive])

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from dagrun import ops
 from dagrun.array import Array, as_array, asarray, is_weak
 from dagrun.nn.functional.activations import logsigmoid
 from dagrun.nn.functional.vectors import cosine_similarity, pairwise_distance
+from dagrun.ops.formulas import Formula
 from dagrun.ops.precision import in_single
 from dagrun.record import Gradients, composed
 
@@ -86,6 +89,39 @@ def smooth_l1_loss(input: Array, target: Array, reduction: str = "mean", beta: f
     return huber_loss(input, target, reduction, beta) / beta
 
 
+def _huber(xp: Any, a: Any, b: Any, delta: float) -> Any:
+    size = xp.absolute(a - b)
+    return xp.where(size < delta, 0.5 * (size * size), delta * (size - 0.5 * delta))
+
+
+def _huber_slope(xp: Any, g: Any, a: Any, b: Any, delta: float) -> Any:
+    return g * xp.maximum(xp.minimum(a - b, delta), -delta)
+
+
+def _huber_inside(xp: Any, h: Any, g: Any, a: Any, b: Any, delta: float) -> Any:
+    """The derivative of the slope in a, times h."""
+    return xp.where(xp.absolute(a - b) < delta, h * g, 0.0)
+
+
+_HUBER_SLOPE = Formula(
+    "huber_gradient",
+    _huber_slope,
+    Gradients(
+        lambda g, b, c, call, xp: _huber_slope(xp, g, b, c, call["delta"]),
+        lambda g, a, b, c, call, xp: _huber_inside(xp, g, a, b, c, call["delta"]),
+        lambda g, a, b, c, call, xp: -_huber_inside(xp, g, a, b, c, call["delta"]),
+    ),
+)
+_HUBER = Formula(
+    "huber",
+    _huber,
+    Gradients(
+        lambda g, a, b, call: _HUBER_SLOPE(g, a, b, delta=call["delta"]),
+        lambda g, a, b, call: -_HUBER_SLOPE(g, a, b, delta=call["delta"]),
+    ),
+)
+
+
 @in_single
 def huber_loss(
     input: Array, target: Array | float, reduction: str = "mean", delta: float = 1.0, weight: Array | None = None
@@ -94,9 +130,9 @@ def huber_loss(
     input, target = _same_shape("huber_loss", input, target, one_for_all=True)
     if delta <= 0:
         raise ValueError(f"huber_loss: delta is {delta}, expected a positive number")
-    difference = input - target
-    size = ops.abs(difference)
-    values = ops.where(size < delta, 0.5 * ops.square(difference), delta * (size - 0.5 * delta))
+    dtype = np.result_type(input.dtype, target.dtype)
+    dtype = dtype if dtype.kind == "f" else np.dtype(np.float64)
+    values = _HUBER(input.astype(dtype, copy=False), target.astype(dtype, copy=False), delta=float(delta))
     if weight is not None and weight.shape != values.shape:
         raise ValueError(f"huber_loss: weight of shape {weight.shape}, expected the input's shape {values.shape}")
     return reduced(values if weight is None else values * weight, reduction)
