@@ -33,21 +33,27 @@ def _pinv_grad(g: Any, a: Any, y: Any, xp: Any) -> Any:
 PINV = lapack_operator(
     "pinv",
     lambda a, rtol, hermitian: (((*a.shape[:-2], a.shape[-1], a.shape[-2]), a.dtype),),
-    lambda a, rtol, hermitian: np.linalg.pinv(a, rtol, hermitian),
+    lambda a, rtol, hermitian: np.linalg.pinv(a, np.asarray(rtol), hermitian),
     Gradients(_pinv_grad),
 )
 
 
-def pinv(a: Any, /, rcond: float | None = None, hermitian: bool = False, *, rtol: float | None = None) -> Array:
+def pinv(a: Any, /, rcond: Any = None, hermitian: bool = False, *, rtol: Any = None) -> Array:
     """The pseudo-inverses of matrices (Moore 1920, Penrose 1955).
 
-    Singular values up to `rtol` (`rcond`; 1e-15 unless given) times the largest count as 0.
+    Singular values up to `rtol` (`rcond`; 1e-15 unless given) times the largest count as 0. An array, which is read at
+    once, has one for each matrix.
     """
     a = as_matrices(a, "pinv", square=hermitian)
     if rcond is not None and rtol is not None:
         raise ValueError(f"pinv: rcond={rcond} and rtol={rtol} are two names of one number, expected one")
     cut = rtol if rcond is None else rcond
-    return record(PINV, a, rtol=1e-15 if cut is None else float(cut), hermitian=bool(hermitian))
+    return record(PINV, a, rtol=1e-15 if cut is None else _fixed(np.asarray(cut).tolist()), hermitian=bool(hermitian))
+
+
+def _fixed(value: Any) -> Any:
+    """Nested lists as tuples."""
+    return tuple(map(_fixed, value)) if isinstance(value, list) else value
 
 
 def matrix_rank(A: Any, tol: float | None = None, hermitian: bool = False, *, rtol: float | None = None) -> Array:
