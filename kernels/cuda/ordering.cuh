@@ -4,7 +4,7 @@
 // Three launches for each digit: every block of threads counts the digits of its tile of items (`count_digits`), a block
 // for each digit finds how many of it the tiles before have (`add_tiles`), and every block moves its items to their places
 // (`move_items`). Within a tile each warp has a segment of its own, whose items it takes in order, 32 at a time; those
-// that share a digit find each other by ballots. So no operation is atomic.
+// that share a digit find each other by ballots. Only counts are added atomically, for which no order matters.
 //
 // Params: number of items, length of a tile (a multiple of what the threads of a block take at once), lowest bit of the
 // digit in an item. Counts: of each digit and tile, digit by digit; then, of `add_tiles`, of each digit.
@@ -39,11 +39,10 @@ struct Segment {
     first = blockIdx.x * tile + threadIdx.x / 32 * each;
     after = first + each < count ? first + each : count;
   }
-  // body(item, digit, peers, whether it is the first of these, how many of these come before) for each item, in order;
-  // items beyond the end have no peers.
+  // body(item, digit, whether there is one) for each item, in order, by all threads of the warp together.
   template <class Body>
   DAGRUN_METHOD void each(Body body) const {
-    const u32 lane = threadIdx.x % 32, lower = (1u << lane) - 1;
+    const u32 lane = threadIdx.x % 32;
     for (i64 start = first; start < after; start += 32 * AT_ONCE) {
       u64 own[AT_ONCE];
 #pragma unroll
@@ -53,19 +52,16 @@ struct Segment {
       }
 #pragma unroll
       for (int k = 0; k < AT_ONCE; k++) {
-        const bool inside = start + 32 * k + lane < after;
-        const u32 digit = u32(own[k] >> shift) % DIGITS, peers = peers_of(digit, inside);
-        body(own[k], digit, inside ? peers : 0, inside && (peers & lower) == 0, u32(__popc(peers & lower)));
+        body(own[k], u32(own[k] >> shift) % DIGITS, start + 32 * k + lane < after);
       }
     }
   }
-  // How many of each digit there are, into `counts`.
+  // How many of each digit there are, into `counts`; a barrier before they are read.
   DAGRUN_METHOD void count(u32* counts) const {
     for (int digit = threadIdx.x % 32; digit < DIGITS; digit += 32) counts[digit] = 0;
     __syncwarp();
-    each([&](u64, u32 digit, u32 peers, bool leads, u32) {
-      if (leads) counts[digit] += __popc(peers);
-      __syncwarp();
+    each([&](u64, u32 digit, bool inside) {
+      if (inside) atomicAdd(&counts[digit], 1u);
     });
   }
 };
@@ -129,11 +125,14 @@ DAGRUN_INLINE void move_items(const Call& call) {
     }
   }
   __syncthreads();
-  segment.each([&](u64 item, u32 digit, u32 peers, bool leads, u32 rank) {
-    const u32 start = own[digit];
+  const u32 lower = (1u << self % 32) - 1;
+  segment.each([&](u64 item, u32 digit, bool inside) {
+    const u32 peers = peers_of(digit, inside), start = own[digit];
     __syncwarp();
-    if (leads) own[digit] = start + __popc(peers);
-    if (peers != 0) moved[start + rank] = item;
+    if (inside) {
+      if ((peers & lower) == 0) own[digit] = start + __popc(peers);
+      moved[start + __popc(peers & lower)] = item;
+    }
     __syncwarp();
   });
 }

@@ -364,3 +364,7 @@ inline unsigned atomicMin(unsigned* place, unsigned value) {  // a thread of a b
   if (value < before) *place = value;
   return before;
 }
+
+inline unsigned atomicAdd(unsigned* place, unsigned value) {
+  return __atomic_fetch_add(place, value, __ATOMIC_SEQ_CST);
+}
