@@ -143,7 +143,7 @@ def _classes_ir(kind: str, dtype: str, class_dtype: str, weighted: bool, name: s
     number = {n: k for k, n in enumerate(names)}
     lines = Lines(e, [d for _, d in operands_of(kind, dtype, class_dtype)], own=2)
     wide = "float32" if dtype == "float16" else dtype
-    lanes = vector_lanes([dtype, "int64"])
+    lanes = vector_lanes([dtype])
     ignored, smoothing = lines.own[0], lines.own[1].bitcast("float64").to(wide)
     weights = e.load_at("%data", len(names), "pointer") if weighted else None
     classes = lines.length
@@ -173,7 +173,11 @@ def _classes_ir(kind: str, dtype: str, class_dtype: str, weighted: bool, name: s
         """Whether elements are those of the line's class."""
         if not lines.inner:
             return own.equals(e.splat(i, n) if n > 1 else i)
-        return (e.splat(i, n) + e.lane_numbers(n, "int64") if n > 1 else i).equals(lines.spread(own, n))
+        if n == 1:
+            return i.equals(own)
+        ahead = own - i  # in 32 bits where it is one of the n: a vector has as many of them as floats
+        lane = e.select((ahead >= 0) & (ahead < n), ahead, -1).to("int32")
+        return e.splat(lane, n).equals(e.lane_numbers(n, "int32"))
 
     def at_class(own: Value, valid: Value) -> tuple[Value, Value]:
         """Element and weight of the line's class; both 0 where it is ignored."""

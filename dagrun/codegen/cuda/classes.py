@@ -16,5 +16,5 @@ def kernel(kind: str, dtype: str, class_dtype: str, weighted: bool) -> int:
     flag = f"  static constexpr DAGRUN_METHOD bool weighted() {{ return {str(weighted).lower()}; }}"
     types = {"Dtype": dtype, "Class": class_dtype}
     return known(name) or register(
-        lines_kernel(name, kind, types, operands, 2, vector_lanes([dtype, "int64"]), [flag])
+        lines_kernel(name, kind, types, operands, 2, vector_lanes([dtype]), [flag])
     )  # fmt: skip
