@@ -262,14 +262,14 @@ MUTATIONS = [
     Mutation(
         "a task of a batch comes after nothing",
         "executor.cpp",
-        "          connect(index, slots[predecessor]))",
-        "          false)",
+        "          (plain ? link(index, slots[predecessor], false) : connect(index, slots[predecessor])))",
+        "          plain && link(index, slots[predecessor], false))",
         GRAPHS,
     ),
     Mutation(
         "a batch does not wait for what was recorded before it",
         "executor.cpp",
-        "    if (!body->operands.empty()) order_operands(index, call, edges, trace);\n",
+        "    if (!plain && !body->operands.empty()) order_operands(index, call, edges, trace);\n",
         "    for (const OperandSpec& spec : body->operands) call.operands[spec.index].buffer->references++;\n",
         GRAPHS,
     ),

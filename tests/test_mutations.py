@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,11 +30,16 @@ settings.load_profile("mutants")
 CASES = [(mutation, where) for mutation in MUTATIONS for where in mutation.on]
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))
 
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.timeout(900),
-    pytest.mark.skipif(COMPILER is None, reason="mutants are built with a C++ compiler, and there is none"),
-]
+
+def builds(test: Callable[..., None]) -> Callable[..., None]:
+    """Marks a test that compiles the engine."""
+    without = pytest.mark.skipif(COMPILER is None, reason="mutants are built with a C++ compiler, and there is none")
+    return pytest.mark.long(pytest.mark.timeout(900)(without(test)))
+
+
+def test_every_rule_stands_in_the_sources_once() -> None:
+    found = {m.name: (ROOT / "dagrun" / "native" / m.file).read_text().count(m.old) for m in MUTATIONS}
+    assert found == dict.fromkeys(found, 1) and len(found) == len(MUTATIONS)
 
 
 def compile_source(source: Path, target: Path) -> None:
@@ -118,6 +124,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     return made
 
 
+@builds
 @pytest.mark.parametrize("where", TESTS)
 def test_the_engine_as_it_is_passes(workshop: Workshop, where: str) -> None:
     workshop.build([])
@@ -125,6 +132,7 @@ def test_the_engine_as_it_is_passes(workshop: Workshop, where: str) -> None:
     assert done.returncode == 0, f"the engine as it is fails:\n{done.stdout}\n{done.stderr}"
 
 
+@builds
 @pytest.mark.parametrize(("mutation", "where"), CASES, ids=[f"{m.name}-{where}" for m, where in CASES])
 def test_mutants_are_caught(workshop: Workshop, mutation: Mutation, where: str) -> None:
     path = workshop.native / mutation.file
