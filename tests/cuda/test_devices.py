@@ -257,7 +257,7 @@ def test_many_positions_are_sorted_first(python_bodies: list[str]) -> None:
 
 
 def test_memory_of_a_gpu_is_not_lent() -> None:
-    with pytest.raises(ValueError, match=r"leave copy=False out, or use x\.to_device\('cpu:0'\)"):
+    with pytest.raises(ValueError, match=r"use x\.numpy\(\) or x\.to_device\('cpu:0'\)"):
         dr.ones(3, device="cuda:0").numpy(copy=False)
     values = np.ones(3)
     values.flags.writeable = False
