@@ -69,7 +69,7 @@ DAGRUN_INLINE typename Op::Wide lowest() {
 template <int LANES, class T>
 DAGRUN_INLINE T from_lane(T value, int lane) {
   const int first = threadIdx.x % 32 / LANES * LANES;
-  return __shfl_sync(((1u << LANES) - 1) << first, value, first + lane);
+  return __shfl_sync(0xffffffffu >> (32 - LANES) << first, value, first + lane);
 }
 // Their values added up by halving: each with the one half of them away, which is the same for both.
 template <class Op>

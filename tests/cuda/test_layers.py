@@ -107,7 +107,8 @@ def test_normalization_of_rows(dtype: str) -> None:
     uses = []
     for (rows, channels, places), period in [
         ((70, 50, 1), 1), ((3, 2000, 1), 1), ((1, 5, 1), 1), ((6, 4, 35), 2), ((4, 3, 200), 1), ((6, 7, 1), 3),
-        ((4, 5, 9), 4), ((5, 33, 1), 5),
+        ((4, 5, 9), 4), ((5, 33, 1), 5), ((40, 600, 1), 1), ((2, 9501, 1), 1), ((6, 1, 40), 3), ((4, 1, 1100), 2),
+        ((66, 1, 1), 1),
     ]:  # fmt: skip
         x, g = (normal((rows, channels, places), dtype, seed) + np.array(1, dtype) for seed in (1, 2))
         mean, var = normal((rows,), wide, 3), np.abs(normal((rows,), wide, 4))

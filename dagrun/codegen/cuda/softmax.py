@@ -12,7 +12,7 @@ from dagrun.codegen.scalars import maximum
 from dagrun.codegen.values import ITEMSIZE
 
 _STAGED, _RESULTS, _KEPT_BYTES = 8, 16, 36864  # as in lines.cuh, these and those
-_MANY_LINES, _SHORT_LINE, _FEWEST_THREADS = 4096, 64, 64
+_MANY_LINES, _SHORT_LINE, FEWEST_THREADS = 4096, 64, 64
 _MOST_THREADS = 256
 
 
@@ -46,15 +46,19 @@ def lines_kernel(
             return grid(0 if length < 0 else lines, 64)
         item = ITEMSIZE[wide]
         threads, bytes_each = _MOST_THREADS, (-(-length // 32) * 32 + lanes) * item
-        most = (length + 31 + lanes) * item * (_FEWEST_THREADS // lanes)
+        most = (length + 31 + lanes) * item * (FEWEST_THREADS // lanes)
         if (lines >= _MANY_LINES or length <= _SHORT_LINE) and most <= _KEPT_BYTES:
             while threads // lanes * bytes_each > _KEPT_BYTES:
                 threads //= 2
             return grid(lines * lanes, threads, threads // lanes * bytes_each)
         while threads > 32 and threads > length // 4:
             threads //= 2
-        staged = length if length * item <= _KEPT_BYTES else _STAGED * threads
-        return Launch(grid(lines, 1).blocks, threads, (_RESULTS + staged) * item)
+        return Launch(grid(lines, 1).blocks, threads, staged_words(length, threads, item) * item)
 
     source = template_kernel(name, "lines.cuh", template, types | {"Wide": wide}, functions, _MOST_THREADS)
     return CudaKernel(name, source, launch)
+
+
+def staged_words(length: int, threads: int, item: int) -> int:
+    """The words of shared memory, of `item` bytes, with which a block goes over a line (Together of lines.cuh)."""
+    return _RESULTS + (length if length * item <= _KEPT_BYTES else _STAGED * threads)
