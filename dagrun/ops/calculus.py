@@ -13,7 +13,6 @@ from dagrun.ops.joining import concatenate
 from dagrun.ops.linalg.products import matmul
 from dagrun.ops.manipulation import Axes, broadcast_to, expand_dims, flip, normal_axes, normal_axis, ravel, reshape
 from dagrun.ops.matrices import diff
-from dagrun.ops.padding import pad
 from dagrun.ops.reductions import sum
 from dagrun.ops.selection import where
 from dagrun.ops.sorting import searchsorted
@@ -203,8 +202,18 @@ def _slid(a: Array, b: Array, mode: str, name: str) -> Array:
     dtype = np.result_type(a.dtype, b.dtype)
     a, b = a.astype(dtype, copy=False), b.astype(dtype, copy=False)
     rest = b.size - 1
-    if mode != "valid":
-        a = pad(a, (rest, rest) if mode == "full" else (rest - rest // 2, rest // 2))
     count = a.size - rest
     windows = take(a, np.arange(count)[:, None] + np.arange(b.size))
-    return reshape(matmul(windows, expand_dims(b, 1)), (count,))
+    whole = reshape(matmul(windows, expand_dims(b, 1)), (count,))
+    if mode == "valid" or not rest:
+        return whole
+    before, after = (rest, rest) if mode == "full" else (rest - rest // 2, rest // 2)
+    return concatenate([_over_the_end(a, b, -before, 0), whole, _over_the_end(a, b, count, count + after)])
+
+
+def _over_the_end(a: Array, b: Array, first: int, last: int) -> Array:
+    """The products of b with what there is of a in the windows from `first` to `last`: none, not zero times infinity."""
+    places = np.arange(first, last)[:, None] + np.arange(b.size)
+    inside = asarray((places >= 0) & (places < a.size), device=a.device)
+    products = take(a, np.clip(places, 0, a.size - 1)) * b
+    return sum(where(inside, products, False), -1, a.dtype)

@@ -306,7 +306,7 @@ silu = unary_function(
     lambda x: x / (1 + np.exp(-x)),
     _float_loop,
     "x * sigmoid(x) (Elfwing et al. 2018)",
-    lambda g, a, y, xp: g * (xp.sigmoid(a) * (1 + a - y)),
+    lambda g, a, y, xp: g * (xp.sigmoid(a) * (1 + (a - y))),
 )
 gelu_tanh = unary_function(
     "gelu_tanh",

@@ -309,7 +309,9 @@ def average(
         else np.result_type(x.dtype, scale.dtype)
     )
     total = sum(scale, axis, exact, keepdims=keepdims)
-    result = sum(multiply(x, scale).astype(exact, copy=False), axis, keepdims=keepdims) / total
+    result = (
+        sum(multiply(x.astype(exact, copy=False), scale.astype(exact, copy=False)), axis, keepdims=keepdims) / total
+    )
     return (result, total) if returned else result
 
 
@@ -338,11 +340,13 @@ def cov(
     parts = [as_array(part) for part in (m, y) if part is not None]
     exact = np.result_type(np.float64, *(part.dtype for part in parts)) if dtype is None else np.dtype(dtype)
     rows = []
-    for part in parts:
+    for place, part in enumerate(parts):
         if part.ndim > 2:
             raise ValueError(f"cov: an array of shape {part.shape}, expected at most two axes")
-        part = atleast_2d(part.astype(exact, copy=False))
-        rows.append(part if rowvar or part.shape[0] == 1 else part.T)
+        rows.append(atleast_2d(part.astype(exact, copy=False)))
+        # One row of y stays a row, as in NumPy.
+        if not rowvar and part.ndim == 2 and (place == 0 or part.shape[0] != 1):
+            rows[-1] = rows[-1].T
     x = rows[0] if len(rows) == 1 else concatenate(rows, 0)
     freedom = x.shape[1] - ((0 if bias else 1) if ddof is None else ddof)
     centred = subtract(x, mean(x, 1, keepdims=True))

@@ -105,10 +105,25 @@ def test_extreme_values_stay_finite():
     loss.sum().backward()
     assert np.isfinite(x.grad.numpy()).all()
     for name in ("elu", "selu", "celu", "softplus", "mish", "logsigmoid", "gelu", "silu"):
-        x = dr.asarray([-1e3, 1e3], requires_grad=True)
-        y = getattr(F, name)(x)
-        y.sum().backward()
-        assert np.isfinite(y.numpy()).all() and np.isfinite(x.grad.numpy()).all(), name
+        for dtype, large in (("float64", 1e3), ("float32", 1e3), ("float64", 1e20)):
+            x = dr.asarray([-large, large], dtype, requires_grad=True)
+            y = getattr(F, name)(x)
+            y.sum().backward()
+            assert np.isfinite(y.numpy()).all() and np.isfinite(x.grad.numpy()).all(), name
+            assert x.grad[1].item() == {"logsigmoid": 0, "selu": np.asarray(1.0507009873554805, dtype)}.get(name, 1), (
+                name
+            )
+    for name in ("hardshrink", "softshrink", "hardtanh", "relu6", "hardswish", "leaky_relu"):
+        assert np.isnan(getattr(F, name)(dr.asarray([np.nan])).item()), name
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_the_mean_over_no_lines_has_no_gradient(create_graph):
+    for smoothing in (0.0, 0.2):
+        x = dr.asarray([[1.0, 2.0], [3.0, 5.0]], requires_grad=True)
+        loss = F.cross_entropy(x, dr.asarray([-100, -100]), label_smoothing=smoothing)
+        assert math.isnan(loss.item())
+        assert not dr.gradients(loss, [x], create_graph=create_graph)[0].any()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

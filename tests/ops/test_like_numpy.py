@@ -55,6 +55,9 @@ CALLS: dict[str, Call] = {
     "average": lambda xp, x, y: xp.average(x, axis=0),
     "average(weights)": lambda xp, x, y: xp.average(x, axis=1, weights=[1.0, 2.0, 3.0, 4.0, 0.5]),
     "average(returned)": lambda xp, x, y: xp.average(x, weights=y * y + 1, returned=True),
+    "average(small)": lambda xp, x, y: xp.average(
+        xp.full(3, 2).astype(x.dtype), weights=xp.full(3, 99).astype(x.dtype)
+    ),
     "average(misfit)": lambda xp, x, y: xp.average(x, axis=0, weights=[1.0, 2.0]),
     "ptp": lambda xp, x, y: xp.ptp(x, axis=1),
     "median": lambda xp, x, y: xp.median(x, 1, None, False, True),
@@ -73,6 +76,7 @@ CALLS: dict[str, Call] = {
     },
     "cov": lambda xp, x, y: xp.cov(x),
     "cov(y)": lambda xp, x, y: xp.cov(x[0], y[1], bias=True),
+    "cov(columns of one)": lambda xp, x, y: xp.cov(x[:1], rowvar=False),
     "cov(columns)": lambda xp, x, y: xp.cov(x, rowvar=False, ddof=0),
     "corrcoef": lambda xp, x, y: xp.corrcoef(x, y),
     # elements
@@ -232,6 +236,12 @@ CALLS: dict[str, Call] = {
         for name in ("convolve", "correlate")
         for mode in ("full", "same", "valid")
     },
+    "convolve(infinite)": lambda xp, x, y: [
+        getattr(xp, name)(a, b, m)
+        for name in ("convolve", "correlate")
+        for a, b in ((x[0] + 1.0, xp.asarray([np.inf, 1.0, np.nan])), (xp.asarray([-np.inf, 2.0]), y[:, 0] + 1.0))
+        for m in ("full", "same", "valid")
+    ],
     "convolve(nothing)": lambda xp, x, y: xp.convolve(x[0, :0], y[0]),
     # products
     "cross": lambda xp, x, y: xp.cross(x[:, :3], y[:, 1:4]),
@@ -282,6 +292,7 @@ CALLS: dict[str, Call] = {
         f"norm({o})": lambda xp, x, y, o=o: xp.linalg.norm(x, ord=o)
         for o in ("fro", "nuc", 1, -1, 2, -2, np.inf, -np.inf, 3, 0)
     },
+    "norm(nothing)": lambda xp, x, y: [xp.linalg.norm(x[:0], o, axis=a) for o in (None, np.inf, 1) for a in (None, 0)],
     "norm(axes)": lambda xp, x, y: xp.linalg.norm(xp.stack([x, x + x]), 1, axis=(2, 0), keepdims=True),
     "matrix_norm": lambda xp, x, y: xp.linalg.matrix_norm(xp.stack([x, x + x])),
     "vector_norm": lambda xp, x, y: xp.linalg.vector_norm(x, axis=0, ord=3),

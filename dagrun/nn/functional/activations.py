@@ -144,14 +144,14 @@ __all__ = [
 
 def hardshrink(input: Array, lambd: float = 0.5) -> Array:
     """x outside of [-lambd, lambd], else 0."""
-    return ops.where(ops.abs(input) > lambd, input, 0.0)
+    return ops.where(ops.abs(input) <= lambd, 0.0, input)
 
 
 def softshrink(input: Array, lambd: float = 0.5) -> Array:
     """x less lambd above it, x plus lambd below -lambd, else 0."""
     if lambd < 0:
         raise ValueError(f"softshrink: lambd is {lambd}, expected no negative number")
-    return ops.where(input > lambd, input - lambd, ops.where(input < -lambd, input + lambd, 0.0))
+    return ops.where(input > lambd, input - lambd, ops.where(input >= -lambd, 0.0, input + lambd))
 
 
 def rrelu(

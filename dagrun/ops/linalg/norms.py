@@ -28,9 +28,14 @@ def _root(total: Array, p: float) -> Array:
     return where(some, sqrt(safe) if p == 2 else safe ** (1 / p), total)
 
 
+def _largest(x: Array, axis: Axis, keepdims: bool) -> Array:
+    """The largest of elements that are not negative; 0 where there are none."""
+    return max_of(x, axis, keepdims=keepdims) if x.size else sum_of(x, axis, keepdims=keepdims)
+
+
 def _p_norm(x: Array, p: float, axis: Axis, keepdims: bool) -> Array:
     if p == math.inf:
-        return max_of(absolute(x), axis, keepdims=keepdims)
+        return _largest(absolute(x), axis, keepdims)
     if p == -math.inf:
         return min_of(absolute(x), axis, keepdims=keepdims)
     if p == 0:
@@ -81,8 +86,8 @@ def matrix_norm(x: Any, /, *, keepdims: bool = False, ord: Any = "fro") -> Array
         return _p_norm(x, 2.0, (-2, -1), keepdims)
     if ord in (1, -1, math.inf, -math.inf):
         along = -2 if abs(ord) == 1 else -1
-        extreme = max_of if ord > 0 else min_of
-        return extreme(sum_of(absolute(x), along, keepdims=True), (-2, -1), keepdims=keepdims)
+        sums = sum_of(absolute(x), along, keepdims=True)
+        return _largest(sums, (-2, -1), keepdims) if ord > 0 else min_of(sums, (-2, -1), keepdims=keepdims)
     if ord in (2, -2, "nuc"):
         sizes = svdvals(x)
         reduce = sum_of if ord == "nuc" else max_of if ord > 0 else min_of
