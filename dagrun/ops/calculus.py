@@ -212,7 +212,7 @@ def _slid(a: Array, b: Array, mode: str, name: str) -> Array:
 
 
 def _over_the_end(a: Array, b: Array, first: int, last: int) -> Array:
-    """The products of b with what there is of a in the windows from `first` to `last`, and no zero times infinity."""
+    """The products of b with what there is of a in windows from `first` to `last`; what is not there adds nothing."""
     places = np.arange(first, last)[:, None] + np.arange(b.size)
     inside = asarray((places >= 0) & (places < a.size), device=a.device)
     products = take(a, np.clip(places, 0, a.size - 1)) * b

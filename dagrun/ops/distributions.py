@@ -72,7 +72,7 @@ class Distributions:
         """Normal with mean 0 and standard deviation 1."""
         return self.normal(0.0, 1.0, size, dtype, device=device)
 
-    def lognormal(self, mean: float = 0.0, sigma: float = 1.0, size: Size = None, *, device: Place = None) -> Array:
+    def lognormal(self, mean: Any = 0.0, sigma: Any = 1.0, size: Size = None, *, device: Place = None) -> Array:
         """The exponential of normal numbers."""
         return exp(self.normal(mean, sigma, size, device=device))
 
@@ -80,41 +80,47 @@ class Distributions:
         """Exponential with mean 1."""
         return -log1p(-self.random(size, dtype, device=device))
 
-    def exponential(self, scale: float = 1.0, size: Size = None, *, device: Place = None) -> Array:
+    def exponential(self, scale: Any = 1.0, size: Size = None, *, device: Place = None) -> Array:
         """Exponential with mean `scale`."""
-        return self.standard_exponential(size, device=device) * _not_negative(scale, "exponential", "scale")
+        (scale,), size, device = spread((not_negative(scale, "exponential", "scale"),), size, device)
+        return self.standard_exponential(size, device=device) * scale
 
-    def laplace(self, loc: float = 0.0, scale: float = 1.0, size: Size = None, *, device: Place = None) -> Array:
+    def laplace(self, loc: Any = 0.0, scale: Any = 1.0, size: Size = None, *, device: Place = None) -> Array:
         """The double exponential around `loc`: the difference of two exponential numbers."""
+        (loc, scale), size, device = spread((loc, not_negative(scale, "laplace", "scale")), size, device)
         pair = self.standard_exponential((2, *shape_of(size)), device=device)
-        return (pair[0] - pair[1]) * _not_negative(scale, "laplace", "scale") + loc
+        return (pair[0] - pair[1]) * scale + loc
 
-    def gumbel(self, loc: float = 0.0, scale: float = 1.0, size: Size = None, *, device: Place = None) -> Array:
+    def gumbel(self, loc: Any = 0.0, scale: Any = 1.0, size: Size = None, *, device: Place = None) -> Array:
         """Gumbel's extreme value distribution."""
-        scale = _not_negative(scale, "gumbel", "scale")
+        (loc, scale), size, device = spread((loc, not_negative(scale, "gumbel", "scale")), size, device)
         return loc - scale * log(-log(self._inside(size, device)))
 
-    def logistic(self, loc: float = 0.0, scale: float = 1.0, size: Size = None, *, device: Place = None) -> Array:
+    def logistic(self, loc: Any = 0.0, scale: Any = 1.0, size: Size = None, *, device: Place = None) -> Array:
         """The logistic distribution."""
+        (loc, scale), size, device = spread((loc, not_negative(scale, "logistic", "scale")), size, device)
         u = self._inside(size, device)
-        return loc + _not_negative(scale, "logistic", "scale") * (log(u) - log1p(-u))
+        return loc + scale * (log(u) - log1p(-u))
 
-    def rayleigh(self, scale: float = 1.0, size: Size = None, *, device: Place = None) -> Array:
+    def rayleigh(self, scale: Any = 1.0, size: Size = None, *, device: Place = None) -> Array:
         """The length of two normal numbers of standard deviation `scale`."""
-        scale = _not_negative(scale, "rayleigh", "scale")
+        (scale,), size, device = spread((not_negative(scale, "rayleigh", "scale"),), size, device)
         return sqrt(self.standard_exponential(size, device=device) * 2) * scale
 
-    def weibull(self, a: float, size: Size = None, *, device: Place = None) -> Array:
+    def weibull(self, a: Any, size: Size = None, *, device: Place = None) -> Array:
         """Weibull's distribution of shape `a`."""
-        return self.standard_exponential(size, device=device) ** (1 / _positive(a, "weibull", "a"))
+        (a,), size, device = spread((_positive(a, "weibull", "a"),), size, device)
+        return self.standard_exponential(size, device=device) ** (1 / a)
 
-    def pareto(self, a: float, size: Size = None, *, device: Place = None) -> Array:
+    def pareto(self, a: Any, size: Size = None, *, device: Place = None) -> Array:
         """Lomax's distribution, Pareto's of shape `a` shifted to begin at 0."""
-        return exp(self.standard_exponential(size, device=device) / _positive(a, "pareto", "a")) - 1
+        (a,), size, device = spread((_positive(a, "pareto", "a"),), size, device)
+        return exp(self.standard_exponential(size, device=device) / a) - 1
 
-    def power(self, a: float, size: Size = None, *, device: Place = None) -> Array:
+    def power(self, a: Any, size: Size = None, *, device: Place = None) -> Array:
         """In [0, 1] with density a x**(a - 1)."""
-        return self.random(size, device=device) ** (1 / _positive(a, "power", "a"))
+        (a,), size, device = spread((_positive(a, "power", "a"),), size, device)
+        return self.random(size, device=device) ** (1 / a)
 
     def standard_cauchy(self, size: Size = None, *, device: Place = None) -> Array:
         """Cauchy's distribution."""
@@ -216,20 +222,41 @@ class Distributions:
 
     def multinomial(self, n: Any, pvals: Any, size: Size = None, *, device: Place = None) -> Array:
         """How many of n trials have each outcome, of probabilities `pvals`; int64, of shape (*size, outcomes)."""
-        return self._by_numpy("multinomial", (n, pvals), size, device, np.int64, np.shape(pvals)[-1])
+        if not np.ndim(pvals):
+            raise ValueError(f"multinomial: pvals is {pvals!r}, expected an array of probabilities")
+        *lines, outcomes = np.shape(pvals)
+        size = np.broadcast_shapes(np.shape(n), tuple(lines)) if size is None else size
+        return self._by_numpy("multinomial", (n, pvals), size, device, np.int64, outcomes)
 
     def dirichlet(self, alpha: Any, size: Size = None, *, device: Place = None) -> Array:
         """Shares that add up to 1, of shape (*size, len(alpha))."""
-        return self._by_numpy("dirichlet", (alpha,), size, device, np.float64, np.shape(alpha)[-1])
+        if np.ndim(alpha) != 1:
+            raise ValueError(f"dirichlet: alpha of shape {np.shape(alpha)}, expected a vector")
+        return self._by_numpy("dirichlet", (alpha,), size, device, np.float64, np.shape(alpha)[0])
 
 
-def _not_negative(value: float, name: str, what: str) -> float:
-    if value < 0:
+def spread(parameters: Sequence[Any], size: Size, device: Place) -> tuple[list[Any], Size, Place]:
+    """Parameters as numbers where all are, else as arrays; the size and the device that follow from them."""
+    if not any(isinstance(a, Array) or np.ndim(a) for a in parameters):
+        return [float(a) for a in parameters], size, device
+    place = next((a.device for a in parameters if isinstance(a, Array)), device)
+    arrays = [a if isinstance(a, Array) else asarray(a, device=place) for a in parameters]
+    whole = np.broadcast_shapes(*(a.shape for a in arrays))
+    if size is None:
+        size = whole
+    elif np.broadcast_shapes(shape_of(size), whole) != shape_of(size):
+        raise ValueError(f"size is {size}, expected one that parameters of shape {whole} broadcast to")
+    return arrays, size, arrays[0].device
+
+
+def not_negative(value: Any, name: str, what: str) -> Any:
+    """The value, which is refused where it is a number below 0; arrays are not read."""
+    if not isinstance(value, Array) and not np.ndim(value) and float(value) < 0:
         raise ValueError(f"{name}: {what} is {value}, expected no negative number")
-    return float(value)
+    return value
 
 
-def _positive(value: float, name: str, what: str) -> float:
-    if value <= 0:
+def _positive(value: Any, name: str, what: str) -> Any:
+    if not isinstance(value, Array) and not np.ndim(value) and float(value) <= 0:
         raise ValueError(f"{name}: {what} is {value}, expected a positive number")
-    return float(value)
+    return value

@@ -20,7 +20,7 @@ from dagrun.core import device_index
 from dagrun.devices import Device, current_device
 from dagrun.devices import device as find_device
 from dagrun.ops.cutting import cut
-from dagrun.ops.distributions import Distributions, Size, shape_of
+from dagrun.ops.distributions import Distributions, Size, not_negative, shape_of, spread
 from dagrun.ops.indexing import take
 from dagrun.ops.sorting import argsort, searchsorted
 from dagrun.record import OVERWRITE, WRITE, Body, Operand, Operator, apply, layout
@@ -180,10 +180,8 @@ class Generator(Distributions):
         device: str | Device | None = None,
     ) -> Array:
         """Uniform in [low, high); float64 or float32. Bounds may be arrays: they broadcast, and say the size."""
-        if np.ndim(low) or np.ndim(high):
-            low, high, size, device = _spread(low, high, size, device)
-            return (self.random(size, dtype, device=device) * (high - low) + low).astype(dtype, copy=False)
-        return self.random(size, dtype, device=device) * (float(high) - float(low)) + float(low)
+        (low, high), size, device = spread((low, high), size, device)
+        return (self.random(size, dtype, device=device) * (high - low) + low).astype(dtype, copy=False)
 
     def normal(
         self,
@@ -198,13 +196,11 @@ class Generator(Distributions):
 
         Both may be arrays: they broadcast, and say the size.
         """
-        if np.ndim(loc) or np.ndim(scale):
-            loc, scale, size, device = _spread(loc, scale, size, device)
-            return (self.normal(0.0, 1.0, size, dtype, device=device) * scale + loc).astype(dtype, copy=False)
-        if scale < 0:
-            raise ValueError(f"normal: scale is {scale}, expected no negative standard deviation")
+        (loc, scale), size, device = spread((loc, not_negative(scale, "normal", "scale")), size, device)
         drawn = self._draw("normal", size, _floating(dtype), device)
-        return drawn if (loc, scale) == (0, 1) else drawn * float(scale) + float(loc)
+        if isinstance(scale, float) and (loc, scale) == (0, 1):
+            return drawn
+        return (drawn * scale + loc).astype(dtype, copy=False)
 
     def integers(
         self,
@@ -222,7 +218,9 @@ class Generator(Distributions):
         """
         if high is None:
             low, high = 0, low
-        high += bool(endpoint)
+        if np.ndim(low) or np.ndim(high):
+            raise NotImplementedError("integers: bounds that are arrays are not supported, expected two integers")
+        low, high = int(low), int(high) + bool(endpoint)
         final = np.dtype(dtype)
         if final.kind not in "iu":
             raise TypeError(f"integers: dtype {final}, expected an integer dtype")
@@ -233,8 +231,10 @@ class Generator(Distributions):
             )
         return self._draw("bounded", size, final, device, (low % (1 << 64), (high - low) % (1 << 64)))
 
-    def permutation(self, n: int | Array, *, device: str | Device | None = None) -> Array:
+    def permutation(self, n: Any, *, device: str | Device | None = None) -> Array:
         """The numbers 0 to n - 1 in random order, or an array's rows in random order."""
+        if np.ndim(n) and not isinstance(n, Array):
+            n = asarray(n, device=device)
         count = n.shape[0] if isinstance(n, Array) else int(n)
         where = n.device if isinstance(n, Array) else device
         order = argsort(self._draw("uint64", count, np.uint64, where))
@@ -250,12 +250,14 @@ class Generator(Distributions):
         count = a.shape[axis] if isinstance(a, Array) else int(a)
         where = a.device if isinstance(a, Array) else None
         wanted = 1 if size is None else int(np.prod(size))
+        if wanted and count <= 0:
+            raise ValueError(f"choice: {wanted} of {count} elements, expected at least one to choose from")
         if not replace and wanted > count:
             raise ValueError(f"choice: {wanted} of {count} elements cannot be drawn without putting them back")
         if p is not None:
             index = self._choice_by(p, count, wanted, replace, where)
         elif replace:
-            index = self.integers(0, count, wanted, device=where)
+            index = self.integers(0, max(count, 1), wanted, device=where)
         else:
             index = self.permutation(count, device=where)[:wanted]
         index = index.reshape(() if size is None else size)
@@ -285,13 +287,6 @@ def _restored(*state: int) -> Generator:
     generator = Generator(state[0])
     generator.set_state((state[0], state[1]))
     return generator
-
-
-def _spread(first: Any, second: Any, size: Size, device: Any) -> tuple[Array, Array, Any, Any]:
-    """Two parameters, of which one at least is an array, as arrays; the size and device that follow from them."""
-    known = next((a.device for a in (first, second) if isinstance(a, Array)), device)
-    a, b = asarray(first, device=known), asarray(second, device=known)
-    return a, b, np.broadcast_shapes(a.shape, b.shape) if size is None else size, a.device
 
 
 def _floating(dtype: Any) -> np.dtype[Any]:

@@ -250,7 +250,7 @@ def _cross_entropy_rule(gs: Any, x: Any, t: Any, weights: Any, lse: Any, w: Any,
     if not native.gradients():
         return _classes(CROSS_ENTROPY_BACK, (g, x, lse, w, t, *rest), call.attributes)
     # The gradient is to be differentiated: the same by operators that know how. Ignored lines have none, even where g
-    # is infinite: the mean over no lines.
+    # is infinite, as in the mean over no lines.
     g = where(t != ignored, g, 0.0)
     down = nll_back(g * (1 - smoothing), w, t, call.inputs[0], ignored)
     if smoothing:

@@ -93,3 +93,57 @@ def test_mistakes_are_told() -> None:
         dr.random.weibull(0)
     with pytest.raises(ValueError, match="lam < 0"):  # told by NumPy, where the values are computed
         dr.random.poisson(-1.0).wait()
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "rest"),
+    [
+        ("normal", 5.0, ([1.0, 2.0, 3.0],)), ("uniform", 0.0, (dr.asarray([1.0, 2.0, 3.0]),)),
+        ("lognormal", 0.5, (dr.asarray([0.1, 0.2, 0.3], "float32"),)), ("exponential", [1, 2, 3], ()),
+        ("laplace", np.arange(3.0), (2,)), ("gumbel", 1, ([1, 2, 3],)),
+        ("logistic", [0.0, 1.0, 2.0], (dr.asarray(2.0),)),
+        ("rayleigh", [1, 2, 3], ()), ("weibull", [1.0, 2.0, 3.0], ()), ("pareto", [3, 4, 5], ()),
+        ("power", dr.asarray([1, 2, 3]), ()),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_parameters_that_are_arrays_say_the_size(name: str, first: Any, rest: tuple[Any, ...]) -> None:
+    """Each column is what a number as parameter gives: the draws below it are the same."""
+
+    def column(parameter: Any, k: int) -> Any:
+        return np.asarray(parameter)[..., k].item() if np.ndim(parameter) else float(parameter)
+
+    draw = getattr(dr.random.Generator(5), name)
+    assert draw(first, *rest).shape == (3,)
+    whole = getattr(dr.random.Generator(5), name)(first, *rest, size=(4, 3))
+    assert whole.shape == (4, 3) and whole.dtype == np.float64
+    for k in range(3):
+        alone = getattr(dr.random.Generator(5), name)(column(first, k), *(column(a, k) for a in rest), size=(4, 3))
+        np.testing.assert_allclose(whole[:, k].numpy(), alone[:, k].numpy(), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"size is \(\), expected one that parameters of shape \(3,\) broadcast to"):
+        draw(first, *rest, size=())
+
+
+def test_gradients_reach_parameters() -> None:
+    for shape in ((), (3,)):
+        loc, scale = dr.ones(shape, requires_grad=True), dr.full(shape, 2.0, requires_grad=True)
+        drawn = dr.random.Generator(1).normal(loc, scale, 3)
+        drawn.sum().backward()
+        np.testing.assert_allclose(loc.grad.sum().item(), 3.0)
+        np.testing.assert_allclose(scale.grad.sum().item(), ((drawn - loc) / scale).sum().item())
+
+
+def test_lines_of_multinomial_and_lists() -> None:
+    source = dr.random.Generator(3)
+    assert source.multinomial([10, 20], [0.5, 0.5]).sum(1).tolist() == [10, 20]
+    assert source.multinomial(10, [[1.0, 0.0], [0.0, 1.0]]).tolist() == [[10, 0], [0, 10]]
+    assert sorted(source.permutation([3, 1, 2]).tolist()) == [1, 2, 3]
+    assert source.choice(0, 0).shape == source.choice([], (0, 2)).shape[:1] == (0,)
+    with pytest.raises(ValueError, match=r"dirichlet: alpha of shape \(\), expected a vector"):
+        source.dirichlet(1.0)
+    with pytest.raises(ValueError, match=r"multinomial: pvals is 0.5, expected an array"):
+        source.multinomial(3, 0.5)
+    with pytest.raises(ValueError, match=r"choice: 2 of 0 elements, expected at least one"):
+        source.choice([], 2)
+    with pytest.raises(NotImplementedError, match=r"integers: bounds that are arrays"):
+        source.integers([1, 2])
