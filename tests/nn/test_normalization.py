@@ -9,6 +9,7 @@ import pytest
 from nn.gradient_checks import check_gradients, check_serial, placed_as, with_gradients
 
 import dagrun as dr
+from dagrun import nn
 from dagrun.core import tracing
 from dagrun.nn import functional as F
 
@@ -197,3 +198,9 @@ def test_against_torch(shape: Any) -> None:
         (y * y).sum().backward()
         for a, t in zip(with_gradients(mine, x, w, b), [y, *(leaf.grad for leaf in leaves)], strict=True):
             np.testing.assert_allclose(a.numpy(), t.detach().numpy(), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm1d(3), nn.LayerNorm(3), nn.GroupNorm(1, 3)], ids=repr)
+def test_gradients_of_an_empty_batch_are_zero(layer):
+    layer(dr.zeros((0, 3), dtype="float32")).sum().backward()
+    assert [parameter.grad.tolist() for parameter in layer.parameters()] == [[0, 0, 0], [0, 0, 0]]

@@ -106,7 +106,7 @@ def batch_norm(
     if count == 1:
         raise ValueError(f"{name}: input of shape {x.shape} has one value for a channel, expected more in training")
     if x.size == 0:
-        return x.copy()
+        return _affine(x.copy(), w, b, (channels, *(1,) * (x.ndim - 2)))
     w, b = _both(x, w, b, channels)
     y, own_mean, own_var = normalize(x.reshape(x.shape[0], channels, -1), w, b, eps)
     if mean is not None or var is not None:
@@ -135,7 +135,7 @@ def layer_norm(
     last = _last(name, x, normalized_shape)
     w, b = _vector(name, "weight", weight, x, last), _vector(name, "bias", bias, x, last)
     if x.size == 0:
-        return x.copy()
+        return _affine(x.copy(), w, b, last)
     count = prod(last)
     w, b = _both(x, w, b, count)
     if w is None:
@@ -162,7 +162,7 @@ def group_norm(input: Any, num_groups: int, weight: Any = None, bias: Any = None
         raise ValueError(f"{name}: {channels} channels in {num_groups} groups, expected a divisor of the channels")
     w, b = _vector(name, "weight", weight, x, (channels,)), _vector(name, "bias", bias, x, (channels,))
     if x.size == 0:
-        return x.copy()
+        return _affine(x.copy(), w, b, (channels, *(1,) * (x.ndim - 2)))
     w, b, rows = *_both(x, w, b, channels), x.shape[0] * num_groups
     if w is None:
         return normalize(x.reshape(1, rows, -1), None, None, eps)[0].reshape(x.shape)
