@@ -24,6 +24,12 @@ class _Rule:
         flows = flows if isinstance(flows, (tuple, list)) else (flows,)
         if len(flows) != len(operands):
             raise ValueError(f"grad of {self._title} returned {len(flows)} gradients, expected {len(operands)}")
+        for flow in flows:
+            if not isinstance(flow, Array) and flow is not None:
+                raise TypeError(
+                    f"grad of {self._title} returned a {type(flow).__name__}, expected dagrun arrays (or None), "
+                    "computed with dagrun's operations"
+                )
         return flows
 
 
@@ -42,6 +48,17 @@ def _check_like_first(made: Any, first: Any, title: str) -> None:
         raise ValueError(f"{title} returned {dtype}{np.shape(made)}, {hint}")
     if not np.can_cast(dtype, first.dtype, "same_kind"):
         raise TypeError(f"{title} returned {dtype}{np.shape(made)}, {hint}")
+
+
+def _check_like_inferred(made: Any, said: Sequence[Any], title: str) -> None:
+    """ValueError or TypeError where there are more or fewer results than `infer` said, or of another kind of dtype."""
+    results = made if isinstance(made, (tuple, list)) and (len(said) > 1 or isinstance(made, tuple)) else (made,)
+    if len(results) != len(said):
+        raise ValueError(f"{title} returned {len(results)} arrays, expected {len(said)}, as infer= says")
+    for result, (_, dtype) in zip(results, said, strict=True):
+        own = result.dtype if hasattr(result, "dtype") else np.asarray(result).dtype
+        if not np.can_cast(own, dtype, "same_kind"):
+            raise TypeError(f"{title} returned {own}{np.shape(result)}, expected {dtype}, as infer= says")
 
 
 def custom_op(
@@ -90,6 +107,8 @@ def custom_op(
         made = body(*arrays, **dict(options))
         if infer is None:
             _check_like_first(made, arrays[0], title)
+        else:
+            _check_like_inferred(made, specs(arrays, (), options=options), title)
         return made
 
     @cache

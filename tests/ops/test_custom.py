@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -33,3 +35,25 @@ def test_another_result_without_infer_is_an_error(function: object, error: type[
     operator = dr.custom_op(function, name="mine")
     with pytest.raises(error, match=f"mine returned {returned}, expected one array like .* int64.* infer="):
         operator(dr.asarray([[3, 1, 2]])).wait()
+
+
+@pytest.mark.parametrize(
+    ("function", "infer", "said"),
+    [
+        (lambda x: x / 2, lambda x: (x[0], int), r"mine returned float64\(2,\), expected int64, as infer= says"),
+        (lambda x: (x, x, x), lambda x: [x, x], "mine returned 3 arrays, expected 2, as infer= says"),
+        (lambda x: x, lambda x: [x, x], "mine returned 1 arrays, expected 2, as infer= says"),
+        (lambda x: (x, x), lambda x: x, "mine returned 2 arrays, expected 1, as infer= says"),
+    ],
+)
+def test_another_result_than_inferred_is_an_error(function: Any, infer: Any, said: str) -> None:
+    made = dr.custom_op(function, name="mine", infer=infer)(dr.asarray([1.0, 2.0]))
+    with pytest.raises(dr.OperationError, match=said):
+        (made[0] if isinstance(made, tuple) else made).wait()
+
+
+def test_a_gradient_of_numpy_is_an_error() -> None:
+    x = dr.ones(2, requires_grad=True)
+    y = dr.custom_op(lambda x: x + 1, name="mine", grad=lambda g, x: np.ones(2))(x)
+    with pytest.raises(TypeError, match="grad of mine returned a ndarray, expected dagrun arrays"):
+        y.sum().backward()
