@@ -280,6 +280,7 @@ CALLS: dict[str, Call] = {
     "eigh": lambda xp, x, y: xp.linalg.eigh(square(xp, x), UPLO="U").eigenvalues,
     "eigvalsh": lambda xp, x, y: xp.linalg.eigvalsh(square(xp, x)),
     "cond": lambda xp, x, y: xp.linalg.cond(square(xp, x)),
+    "cond(zeros)": lambda xp, x, y: [xp.linalg.cond(square(xp, x) * 0, p) for p in (None, 2, -2)],
     "cond(1)": lambda xp, x, y: xp.linalg.cond(square(xp, x), 1),
     "norm": lambda xp, x, y: xp.linalg.norm(x),
     "norm(keepdims)": lambda xp, x, y: xp.linalg.norm(x, keepdims=True),

@@ -118,6 +118,8 @@ def test_matmul_out() -> None:
     np.testing.assert_allclose(big.numpy()[::2], a @ b, rtol=1e-4, atol=1e-3)
     dr.matmul(x, y, out=big.T[:, 4:])
     np.testing.assert_allclose(big.T.numpy()[:, 4:], a @ b, rtol=1e-4, atol=1e-3)
+    with pytest.raises(ValueError, match=r"shape \(1, 4\) does not fit into an array of shape \(4, 4\)"):
+        dr.matmul(x[:1], y, out=dr.zeros((4, 4), "float32"))
     for out, error in ((dr.zeros((3, 4), "float32"), ValueError), (dr.zeros((4, 4), "int32"), TypeError)):
         with pytest.raises(error, match=r"does not fit|same_kind"):
             dr.matmul(x, y, out=out)

@@ -11,8 +11,9 @@ from dagrun.array import Array, as_array
 from dagrun.ops.linalg.factors import svdvals
 from dagrun.ops.linalg.solving import inv
 from dagrun.ops.manipulation import expand_dims, moveaxis, normal_axes, ravel
-from dagrun.ops.mathematics import absolute, not_equal, sqrt, square
+from dagrun.ops.mathematics import absolute, isnan, not_equal, sqrt, square
 from dagrun.ops.reductions import Axis
+from dagrun.ops.reductions import any as any_of
 from dagrun.ops.reductions import max as max_of
 from dagrun.ops.reductions import min as min_of
 from dagrun.ops.reductions import sum as sum_of
@@ -123,10 +124,14 @@ def norm(x: Any, /, ord: Any = None, axis: Axis = None, keepdims: bool = False) 
 
 
 def cond(x: Any, /, p: Any = None) -> Array:
-    """The condition numbers of matrices: by singular values (`p` None, 2 or -2), else norm(x, p) * norm(inv(x), p)."""
+    """The condition numbers of matrices: by singular values (`p` None, 2 or -2), else norm(x, p) * norm(inv(x), p).
+
+    Infinite for singular matrices, of which `inv` makes a LinAlgError at the wait.
+    """
     x = _in_float(x)
     if p in (None, 2, -2):
         sizes = svdvals(x)
         large, small = sizes[..., 0], sizes[..., -1]
-        return small / large if p == -2 else large / small
+        found = small / large if p == -2 else large / small
+        return where(isnan(found) & ~any_of(isnan(x), (-2, -1)), math.inf, found)
     return matrix_norm(x, ord=p) * matrix_norm(inv(x), ord=p)

@@ -134,7 +134,9 @@ def _matmul_into(a: Array, b: Array, out: Array) -> Array:
             _product(a, b, result, where, out)
             return out
     product = matmul(a, b)
-    if not fits(product.shape, out.shape):
+    own = min(a.ndim - 1, 1) + min(b.ndim - 1, 1)  # the axes of the matrices do not broadcast
+    same = product.shape[product.ndim - own :] == out.shape[out.ndim - own :]
+    if not same or not fits(product.shape, out.shape):
         raise ValueError(f"matmul: a result of shape {product.shape} does not fit into an array of shape {out.shape}")
     cast_into(product, out)
     return out
