@@ -680,6 +680,12 @@ PyObject* set_prefix(PyObject*, PyObject* args) {
 PyObject* here(PyObject*, PyObject*) { return describe_site(current_site()); }
 
 #define KEYWORDS(function) reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function)), METH_VARARGS | METH_KEYWORDS
+PyObject* merger_address(PyObject*, PyObject* args) {
+  int kind, itemsize;
+  if (!PyArg_ParseTuple(args, "Ci", &kind, &itemsize)) return nullptr;
+  return PyLong_FromVoidPtr(reinterpret_cast<void*>(merger(static_cast<char>(kind), itemsize)));
+}
+
 PyObject* searcher_address(PyObject*, PyObject* args) {
   int kind, itemsize;
   if (!PyArg_ParseTuple(args, "Ci", &kind, &itemsize)) return nullptr;
@@ -729,6 +735,7 @@ PyMethodDef methods[] = {
     {"install_binary", install, METH_VARARGS, "install_binary(operator, left, right, in_place, signature)"},
     {"push_batch", push_batch, METH_VARARGS, 
      "push_batch(first, predecessors, device, name, function=0, priorities=None, calls=None)"},
+    {"merger", merger_address, METH_VARARGS, "merger(kind, itemsize): address of a body, see sorting.h; 0: none."},
     {"searcher", searcher_address, METH_VARARGS, "searcher(kind, itemsize): address of a body, see sorting.h; 0: none."},
     {"sorter", sorter_address, METH_VARARGS, "sorter(kind, itemsize, positions): address of a body, see sorting.h; 0: none."},
     {"stats", stats, METH_NOARGS, "Counters of the engine."},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,12 @@ from dagrun.record import OVERWRITE, READ, WRITE, Body, Gradients, Operand, Oper
 MOST_LENGTH = 1 << 32  # of a line that a native body sorts, exclusive
 _PLACE = np.dtype(np.uint32)
 SORT_COST = 16  # sorting takes as long as moving so many times the bytes
+MERGE_COST = 4
+RUN_BYTES, MOST_RUNS = 1 << 21, 16  # of a run that a task sorts; runs of a line, a power of two
 
 
-# `scratch`: how many times the elements' number of uint32 a GPU needs beside the result, as a second result.
+# `scratch`: how many uint32 for each element are needed beside the result, as a second result: by GPUs, and by CPUs
+# where a line is sorted in runs.
 
 
 def _infer_sort(inputs: Sequence[Any], scalars: Sequence[Any], *, axis: int, descending: bool, scratch: int = 0) -> Any:
@@ -109,10 +113,10 @@ def _scratch(x: Any, axis: int) -> int:
 def _sort_bodies(
     kernel: str, outputs: Sequence[Any], source: Any, axis: int, descending: bool, scratch: int = 0
 ) -> tuple[Body, ...] | None:
-    """The tasks of a sort: each takes whole lines."""
+    """The tasks of a sort: each takes whole lines, or, with scratch memory, runs of one."""
     output, positions = outputs[0], kernel == "argsort"
     if scratch:
-        return None
+        return _run_bodies(outputs[0], source, axis, descending) if scratch == _run_scratch(source, axis) else None
     address = native.sorter(source.dtype.kind, source.dtype.itemsize, positions)
     if not address or source.shape[axis] >= MOST_LENGTH:
         return None
@@ -131,6 +135,50 @@ def _sort_bodies(
             ]
         params = pack(_line_words(shape, output, source, axis, descending))
         bodies.append(Body(address, params, tuple(parts), cost // len(pieces)))
+    return tuple(bodies)
+
+
+def _runs(x: Any, axis: int) -> int:
+    """In how many runs the values of a line are sorted: in several where there is one long line."""
+    runs = 1
+    while x.shape[axis] == x.size and x.dtype.itemsize >= 4 and x.nbytes > runs * RUN_BYTES and runs < MOST_RUNS:
+        runs *= 2
+    return runs
+
+
+def _run_scratch(x: Any, axis: int) -> int:
+    return x.dtype.itemsize // _PLACE.itemsize if _runs(x, axis) > 1 else 0
+
+
+def _run_bodies(output: Any, source: Any, axis: int, descending: bool) -> tuple[Body, ...] | None:
+    """Runs are sorted, then merged two by two, to and fro between the result and the scratch memory.
+
+    Each task of a merge writes as much as a run has, from wherever in the two runs it must begin.
+    """
+    kind, item, length, runs = source.dtype.kind, source.dtype.itemsize, source.shape[axis], _runs(source, axis)
+    sorts, merges = native.sorter(kind, item, False), native.merger(kind, item)
+    if not sorts or length >= MOST_LENGTH:
+        return None
+    bounds, levels = [length * k // runs for k in range(runs + 1)], runs.bit_length() - 1
+
+    def part(level: int, start: int, stop: int, mode: int = READ) -> Operand:
+        """Elements of what a level (0: the sorts) leaves: the last one leaves the result."""
+        return Operand((levels - level) % 2, mode, start * item, layout(source.dtype, (stop - start,)))
+
+    bodies = []
+    for start, stop in pairwise(bounds):
+        params = pack((stop - start, item, source.strides[axis], int(descending) | 2, 0))
+        own = layout(source.dtype, (stop - start,), (source.strides[axis],))
+        read = Operand(2, READ, start * source.strides[axis], own)
+        written, scratch = (part(level, start, stop, WRITE | OVERWRITE) for level in (0, 1))
+        bodies.append(Body(sorts, params, (written, read, scratch), SORT_COST * (stop - start) * item))
+    for level in range(1, levels + 1):
+        for k, (start, stop) in enumerate(pairwise(bounds)):
+            pair = k >> level << level
+            begin, middle, end = (bounds[pair + (half << level - 1)] for half in range(3))
+            words = middle - begin, end - middle, start - begin, stop - begin, item, item, int(descending)
+            operands = part(level, start, stop, WRITE | OVERWRITE), part(level - 1, begin, end)
+            bodies.append(Body(merges, pack(words), operands, MERGE_COST * (stop - start) * item))
     return tuple(bodies)
 
 
@@ -179,7 +227,11 @@ def argsort(x: Any, /, axis: int | None = -1, *, descending: bool = False, stabl
 
 def _ordered(op: Operator, x: Array, axis: int, descending: bool) -> Array:
     attributes: tuple[tuple[str, Any], ...] = (("axis", axis), ("descending", bool(descending)))
-    scratch = _scratch(x, axis) if x.device.kind == "cuda" else 0
+    scratch = 0
+    if x.device.kind == "cuda":
+        scratch = _scratch(x, axis)
+    elif op is SORT:
+        scratch = _run_scratch(x, axis)
     if not scratch:
         return apply(op, (x,), device_index(x.device), attributes=attributes)
     return apply(op, (x,), device_index(x.device), attributes=(*attributes, ("scratch", scratch)))[0]

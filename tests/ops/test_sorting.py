@@ -8,6 +8,7 @@ from ops.arrays import DTYPES, check_same, placed, sample
 
 import dagrun as dr
 from dagrun.core import native, tracing
+from dagrun.ops import sorting
 from dagrun.ops.sorting import ARGSORT, SORT
 
 needs_native = pytest.mark.skipif(not native.sorter("f", 4, False), reason="the Python core sorts in Python")
@@ -41,6 +42,26 @@ def test_zeros_and_nans_keep_their_order_and_bits() -> None:
     for values in (bits.view("f4"), long.view("f4")):
         expected = np.sort(values, kind="stable").view("u4")
         np.testing.assert_array_equal(dr.sort(placed(values)).numpy().view("u4"), expected)
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", ["int32", "uint32", "int64", "uint64", "float32", "float64"])
+def test_a_long_line_is_sorted_in_runs(dtype: str, host_device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sorting, "RUN_BYTES", 3000)
+    for length, runs in ((999, 2), (2500, 4), (10_007, 16)):
+        values = sample(dtype, (length,))
+        if dtype in ("float32", "float64"):
+            values[::7], values[3::11] = np.where(np.arange(length) % 2, 0.0, -0.0)[::7], np.nan
+        for source in (values, np.sort(values)[::-1], values[:, None], np.repeat(values, 2)[::2]):
+            for descending in (False, True):
+                wanted = SORT.compute(np, source, axis=0, descending=descending)
+                with tracing() as records:
+                    found = dr.sort(placed(source, host_device), 0, descending=descending)
+                    dr.wait()
+                tasks = [record.name for record in records].count("sort")
+                expected = min(16, runs * np.dtype(dtype).itemsize // 4)
+                assert tasks == expected * expected.bit_length()  # sorts, and as many tasks for each level of merges
+                assert found.numpy().tobytes() == wanted.tobytes(), (length, descending)
 
 
 @needs_native

@@ -57,7 +57,7 @@ __all__ = [
     "Array", "Export", "Family", "Layout", "Node", "Signature", "add_device", "after_fork", "again", "alias",
     "autocast", "binary", "describe_site", "element", "empty", "export", "failures", "from_memory", "gradients",
     "here", "holdings", "in_task", "install_binary", "is_ready", "last_writer", "layout", "lend_site", "memory_stats",
-    "observe", "pause", "push_batch", "record", "searcher", "sequence", "set_autocast", "set_gradients", "set_hooks",
+    "merger", "observe", "pause", "push_batch", "record", "searcher", "sequence", "set_autocast", "set_gradients", "set_hooks",
     "set_lane_limit", "set_observer", "set_prefix", "site", "sorter", "start", "stats", "stop",
     "trace", "trim_memory", "unfinished", "view", "wait", "wait_all",
 ]  # fmt: skip
@@ -340,6 +340,11 @@ def push_batch(
 
 
 # ---- watching
+
+
+def merger(kind: str, itemsize: int, /) -> int:
+    """0: nothing is sorted in parts here."""
+    return 0
 
 
 def searcher(kind: str, itemsize: int, /) -> int:
