@@ -57,9 +57,9 @@ __all__ = [
     "Array", "Export", "Family", "Layout", "Node", "Signature", "add_device", "after_fork", "again", "alias",
     "autocast", "binary", "describe_site", "element", "empty", "export", "failures", "from_memory", "gradients",
     "here", "holdings", "in_task", "install_binary", "is_ready", "last_writer", "layout", "lend_site", "memory_stats",
-    "merger", "observe", "pause", "push_batch", "record", "searcher", "sequence", "set_autocast", "set_gradients", "set_hooks",
-    "set_lane_limit", "set_observer", "set_prefix", "site", "sorter", "start", "stats", "stop",
-    "trace", "trim_memory", "unfinished", "view", "wait", "wait_all",
+    "merger", "observe", "pause", "push_batch", "record", "searcher", "sequence", "set_autocast", "set_gradients",
+    "set_hooks", "set_lane_limit", "set_observer", "set_prefix", "site", "sorter", "start", "stats", "stop", "trace",
+    "trim_memory", "unfinished", "view", "wait", "wait_all",
 ]  # fmt: skip
 
 _KEEP: Any = object()
