@@ -679,7 +679,6 @@ PyObject* set_prefix(PyObject*, PyObject* args) {
 
 PyObject* here(PyObject*, PyObject*) { return describe_site(current_site()); }
 
-#define KEYWORDS(function) reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function)), METH_VARARGS | METH_KEYWORDS
 PyObject* merger_address(PyObject*, PyObject* args) {
   int kind, itemsize;
   if (!PyArg_ParseTuple(args, "Ci", &kind, &itemsize)) return nullptr;
@@ -698,6 +697,7 @@ PyObject* sorter_address(PyObject*, PyObject* args) {
   return PyLong_FromVoidPtr(reinterpret_cast<void*>(sorter(static_cast<char>(kind), itemsize, positions != 0)));
 }
 
+#define KEYWORDS(function) reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function)), METH_VARARGS | METH_KEYWORDS
 PyMethodDef methods[] = {
     {"start", KEYWORDS(start), "Starts the worker threads and the Python lane."},
     {"stop", stop, METH_VARARGS, "stop(seconds): finishes what is in flight, ends the threads; False: gave up."},

@@ -188,6 +188,13 @@ def _reduce_some(
     return _WITH_INITIAL[op](reduce(op, x, axis, keepdims, result), result.type(initial))
 
 
+def _reduce_into(
+    op: Operator, x: Array, axis: Axis, keepdims: bool, result: np.dtype[Any], where: Any, initial: Any, out: Any
+) -> Array:
+    """`_reduce_some`, written into an array where one is given."""
+    return written(_reduce_some(op, x, axis, keepdims, result, where, initial), out, op.name)
+
+
 _BOOL, _INT64, _UINT64 = np.dtype(np.bool_), np.dtype(np.int64), np.dtype(np.uint64)
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
@@ -228,11 +235,9 @@ def sum(
     """
     x = as_array(x)
     final = sum_dtype(x, dtype) if out is None else dtype_into(out, dtype, "sum")
-    if out is not None:
-        return written(sum(x, axis, final, None, keepdims, initial, where), out, "sum")
-    if initial is not None or where is not True:
-        return _reduce_some(SUM, x, axis, keepdims, final, where, initial)
-    return reduce(SUM, x, axis, keepdims, final)
+    if initial is None and where is True and out is None:
+        return reduce(SUM, x, axis, keepdims, final)
+    return _reduce_into(SUM, x, axis, keepdims, final, where, initial, out)
 
 
 def prod(
@@ -251,11 +256,9 @@ def prod(
     """
     x = as_array(x)
     final = sum_dtype(x, dtype) if out is None else dtype_into(out, dtype, "prod")
-    if out is not None:
-        return written(prod(x, axis, final, None, keepdims, initial, where), out, "prod")
-    if initial is not None or where is not True:
-        return _reduce_some(PROD, x, axis, keepdims, final, where, initial)
-    return reduce(PROD, x, axis, keepdims, final)
+    if initial is None and where is True and out is None:
+        return reduce(PROD, x, axis, keepdims, final)
+    return _reduce_into(PROD, x, axis, keepdims, final, where, initial, out)
 
 
 def max(
@@ -272,11 +275,9 @@ def max(
     `initial` counts as one more element; with it `where` is a mask of those that are taken.
     """
     x = as_array(x)
-    if out is not None:
-        return written(max(x, axis, None, keepdims, initial, where), out, "max")
-    if initial is not None or where is not True:
-        return _reduce_some(MAX, x, axis, keepdims, x.dtype, where, initial)
-    return reduce(MAX, x, axis, keepdims, x.dtype)
+    if initial is None and where is True and out is None:
+        return reduce(MAX, x, axis, keepdims, x.dtype)
+    return _reduce_into(MAX, x, axis, keepdims, x.dtype, where, initial, out)
 
 
 def min(
@@ -293,29 +294,23 @@ def min(
     `initial` counts as one more element; with it `where` is a mask of those that are taken.
     """
     x = as_array(x)
-    if out is not None:
-        return written(min(x, axis, None, keepdims, initial, where), out, "min")
-    if initial is not None or where is not True:
-        return _reduce_some(MIN, x, axis, keepdims, x.dtype, where, initial)
-    return reduce(MIN, x, axis, keepdims, x.dtype)
+    if initial is None and where is True and out is None:
+        return reduce(MIN, x, axis, keepdims, x.dtype)
+    return _reduce_into(MIN, x, axis, keepdims, x.dtype, where, initial, out)
 
 
 def all(x: Any, /, axis: Axis = None, out: Array | None = None, keepdims: bool = False, *, where: Any = True) -> Array:
     """Whether every element is true, of those where a mask is true."""
-    if out is not None:
-        return written(all(x, axis, None, keepdims, where=where), out, "all")
-    if where is not True:
-        return _reduce_some(ALL, as_array(x), axis, keepdims, _BOOL, where)
-    return reduce(ALL, as_array(x), axis, keepdims, _BOOL)
+    if where is True and out is None:
+        return reduce(ALL, as_array(x), axis, keepdims, _BOOL)
+    return _reduce_into(ALL, as_array(x), axis, keepdims, _BOOL, where, None, out)
 
 
 def any(x: Any, /, axis: Axis = None, out: Array | None = None, keepdims: bool = False, *, where: Any = True) -> Array:
     """Whether some element is true, of those where a mask is true."""
-    if out is not None:
-        return written(any(x, axis, None, keepdims, where=where), out, "any")
-    if where is not True:
-        return _reduce_some(ANY, as_array(x), axis, keepdims, _BOOL, where)
-    return reduce(ANY, as_array(x), axis, keepdims, _BOOL)
+    if where is True and out is None:
+        return reduce(ANY, as_array(x), axis, keepdims, _BOOL)
+    return _reduce_into(ANY, as_array(x), axis, keepdims, _BOOL, where, None, out)
 
 
 def count_nonzero(x: Any, /, axis: Axis = None, *, keepdims: bool = False) -> Array:

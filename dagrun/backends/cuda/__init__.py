@@ -86,7 +86,17 @@ def gpus() -> tuple[Device, ...]:
         count = gpu_count()
     except DeviceError:
         return ()
-    return tuple(device(f"cuda:{number}") for number in range(count * max(1, settings().cuda_logical)))
+    return _devices(count)
+
+
+def _logical() -> int:
+    """How many devices each GPU stands for."""
+    return max(1, settings().cuda_logical)
+
+
+def _devices(count: int) -> tuple[Device, ...]:
+    """Those of so many GPUs; dr.devices() names them from now on."""
+    return tuple(device(f"cuda:{number}") for number in range(count * _logical()))
 
 
 def has_blas() -> bool:
@@ -101,7 +111,7 @@ def describe() -> list[str]:
     except DeviceError as error:
         return [f"none: {error}"]
     lines = []
-    logical = settings().cuda_logical
+    logical = _logical()
     for gpu in range(count):
         name, nbytes, capability, peers = native.describe_gpu(gpu)
         labels = ", ".join(f"cuda:{gpu * logical + k}" for k in range(logical))
@@ -113,14 +123,13 @@ def describe() -> list[str]:
 def open_device(which: Device) -> int:
     """Adds a CUDA device to the executor; returns its index."""
     s = settings()
-    count, logical = gpu_count(), max(1, s.cuda_logical)
+    count, logical = gpu_count(), _logical()
     if which.number >= count * logical:
         raise DeviceError(
             f"no device {which}: expected cuda:0 to cuda:{count * logical - 1}; there are {count} GPUs, and each "
             f"stands for {logical} (DAGRUN_CUDA_LOGICAL)"
         )
-    for number in range(count * logical):
-        device(f"cuda:{number}")  # dr.devices() names them all from now on
+    _devices(count)
     return int(
         native.add_device(
             name=str(which),
@@ -137,12 +146,12 @@ def open_device(which: Device) -> int:
 
 def gpu_of(which: Device) -> int:
     """Which GPU a CUDA device is on."""
-    return which.number // max(1, settings().cuda_logical)
+    return which.number // _logical()
 
 
 def first_device(gpu: int) -> Device:
     """The first CUDA device on a GPU."""
-    return device(f"cuda:{gpu * max(1, settings().cuda_logical)}")
+    return device(f"cuda:{gpu * _logical()}")
 
 
 def foreign(obj: Any) -> tuple[Any, int]:
