@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import dagrun as dr
+from dagrun.backends import cuda
 from dagrun.backends.cuda.graphs import capture
 from dagrun.core import native
 from tests.cuda.emulated import COMPILER, use_emulator
@@ -78,7 +79,14 @@ def test_given_as_a_copy() -> None:
     values = np.arange(6.0).reshape(2, 3)
     x = dr.asarray(values, device="cuda:0")
     for view, expected in ((x, values), (x.T, values.T), (x[1, ::2], values[1, ::2]), (x[:0], values[:0])):
-        given = view.__cupy_get_ndarray__()
+        given, memory = view.__cupy_get_ndarray__(), native.export(view)
+        own = (
+            cuda.platform().array(memory, view._offset, view.shape, view.dtype, view.strides)
+            if view.size
+            else given[:0]
+        )
+        assert not cuda.platform().xp.shares_memory(given, own)  # a view would be read after its memory went back
+        del own, memory
         assert given.shape == expected.shape and view.__dlpack_device__() == (2, 0)
         np.testing.assert_array_equal(np.from_dlpack(view, device="cpu"), expected)
         view += 1
